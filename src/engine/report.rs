@@ -1,0 +1,186 @@
+//! What an attempt did, as one JSON document: schema version 1, `docs/report.schema.json`.
+
+use crate::wire::Tuple;
+use serde::Serialize;
+
+/// One attempt, from the first packet to the descriptor or to the reason why there is none.
+/// All times are nanoseconds relative to the agreed instant unless the name says otherwise.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this document's schema.
+    pub schema_version: u32,
+    /// How the attempt ended.
+    pub outcome: Outcome,
+    /// The strategy that the attempt followed.
+    pub strategy: &'static str,
+    /// The connection's endpoints as this host sees them.
+    pub tuple: TupleText,
+    /// The agreed instant, and when the SYN really left.
+    pub fired: Fired,
+    /// Every segment and ICMP message of the attempt in order, up to [`Report::TIMELINE_LIMIT`].
+    pub timeline: Vec<Event>,
+    /// Events left out of `timeline` because it was full.
+    pub timeline_dropped: u64,
+    /// When the handshake completed.
+    pub established_ns: Option<i64>,
+    /// When the kernel socket was ready for use.
+    pub fd_ns: Option<i64>,
+    /// The hand-over into the kernel socket.
+    pub handover: Option<Handover>,
+    /// Packets of the attempt.
+    pub packets: Packets,
+    /// Resets.
+    pub rst: Resets,
+    /// The low-TTL opener.
+    pub opener: OpenerReport,
+    /// The system clock's own opinion of itself.
+    pub clock: ClockReport,
+    /// What is known of the routers on the way; absent when nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatReport>,
+    /// What happened, one sentence.
+    pub verdict: String,
+    /// What to do about it, one sentence; empty when nothing needs doing.
+    pub advice: String,
+}
+
+impl Report {
+    /// The schema version that this program writes.
+    pub const SCHEMA_VERSION: u32 = 1;
+    /// The most events a report holds, so that a flood cannot grow it without bound.
+    pub const TIMELINE_LIMIT: usize = 10_000;
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The connection stands and was handed over.
+    Connected,
+    /// Nobody completed the handshake in time.
+    TimedOut,
+    /// Segments came in time, but only resets or from somebody without the key.
+    Refused,
+    /// SIGINT or SIGTERM ended the attempt.
+    Interrupted,
+    /// This host failed: a system call, the hand-over.
+    Failed,
+}
+
+/// Endpoints as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TupleText {
+    /// Our `address:port`.
+    pub local: String,
+    /// The peer's `address:port`.
+    pub remote: String,
+}
+
+impl From<Tuple> for TupleText {
+    fn from(tuple: Tuple) -> Self {
+        Self {
+            local: tuple.local.to_string(),
+            remote: tuple.remote.to_string(),
+        }
+    }
+}
+
+/// The instant and the truth about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fired {
+    /// The agreed instant, nanoseconds since the Unix epoch.
+    pub asked_ns: i64,
+    /// The kernel's transmit timestamp of the SYN, nanoseconds since the Unix epoch; absent when
+    /// the SYN never left or the device gives no timestamp.
+    pub sent_ns: Option<i64>,
+    /// `sent_ns - asked_ns`.
+    pub error_ns: Option<i64>,
+    /// The send path's own cost as measured beforehand and subtracted.
+    pub send_cost_ns: Option<i64>,
+}
+
+/// Which way a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From this host.
+    Sent,
+    /// To this host.
+    Received,
+}
+
+/// One packet.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Relative to the instant: when the packet was sent, or the kernel's receive timestamp.
+    pub at_ns: i64,
+    /// Which way it went.
+    pub direction: Direction,
+    /// The connection it belongs to.
+    pub tuple: TupleText,
+    /// TCP flags as tcpdump writes them (`S`, `S.`, `.`, `R`), or `icmp`.
+    pub flags: String,
+    /// Sequence number; absent for ICMP.
+    pub seq: Option<u32>,
+    /// Acknowledgment number, when the ACK bit is set.
+    pub ack: Option<u32>,
+    /// Hop limit with which it left or arrived.
+    pub ttl: u8,
+    /// What it was, in words: `opener`, `SYN at the instant`, `peer's SYN`, …
+    pub what: String,
+}
+
+/// Installing the connection in the kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct Handover {
+    /// From the last handshake segment's receive timestamp to the usable descriptor.
+    pub took_ns: i64,
+    /// Bytes that came before the kernel socket stood and were put into its receive queue.
+    pub early_bytes: u64,
+}
+
+/// Packets of the attempt, probes included.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Packets {
+    /// Sent by us.
+    pub sent: u64,
+    /// Received for the attempt.
+    pub received: u64,
+}
+
+/// Resets of the attempt.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Resets {
+    /// Segments that our own kernel would have answered with a reset and did not, thanks to the
+    /// guard.
+    pub own_suppressed: u64,
+    /// Resets that came in and were outlived.
+    pub foreign: u64,
+}
+
+/// The low-TTL opener.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OpenerReport {
+    /// Hop limit used; absent when no opener was sent.
+    pub ttl: Option<u8>,
+    /// Why this hop limit, or why none.
+    pub why: String,
+    /// Routers that answered on the way, nearest first: `[hop, address]`.
+    pub path: Vec<(u8, String)>,
+}
+
+/// The state of the system clock.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ClockReport {
+    /// Whether the kernel says that something disciplines the clock.
+    pub synchronised: bool,
+    /// The kernel's own bound on the clock's error (adjtimex `esterror`), microseconds.
+    pub estimated_error_us: Option<i64>,
+}
+
+/// What is known of the routers on the way.
+#[derive(Clone, Debug, Serialize)]
+pub struct NatReport {
+    /// NATs between this host and the public network, as far as the path shows.
+    pub nats_on_path: u8,
+}

@@ -1,0 +1,1 @@
+//! What routers do. Pure; imports `wire`.

@@ -1,0 +1,1 @@
+//! Linux: every system call, and every `unsafe` block, is here.
