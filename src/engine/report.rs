@@ -78,10 +78,7 @@ pub struct TupleText {
 
 impl From<Tuple> for TupleText {
     fn from(tuple: Tuple) -> Self {
-        Self {
-            local: tuple.local.to_string(),
-            remote: tuple.remote.to_string(),
-        }
+        Self { local: tuple.local.to_string(), remote: tuple.remote.to_string() }
     }
 }
 

@@ -15,10 +15,7 @@ pub struct Tuple {
 impl Tuple {
     /// The same connection seen from the other end.
     pub fn reversed(self) -> Self {
-        Self {
-            local: self.remote,
-            remote: self.local,
-        }
+        Self { local: self.remote, remote: self.local }
     }
 
     /// Whether both endpoints are IPv6.
