@@ -1,1 +1,5 @@
 //! What routers do. Pure; imports `wire`.
+
+mod path;
+
+pub use path::{NoOpener, Path};

@@ -1,0 +1,255 @@
+//! One attempt on one tuple: what leaves when, and what each arrival means.
+
+use super::evidence::Evidence;
+use super::handshake::{Handshake, Offer, Reaction};
+use super::tcb::EstablishedTcb;
+use crate::wire::{Icmp, IcmpKind, Segment, Seq, Tuple, WallTime};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// First wait for an answer. Shorter than the second that RFC 6298 asks of a connection: a SYN is
+/// small, and what is missing is more often the peer's clock than the network's room.
+const FIRST_RETRANSMISSION: Duration = Duration::from_millis(100);
+/// Longest wait for an answer.
+const LAST_RETRANSMISSION: Duration = Duration::from_secs(1);
+/// Resets call for openers at most this often, so that a flood of them draws no flood.
+const REOPEN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What an attempt is made of.
+#[derive(Clone, Debug)]
+pub struct AttemptConfig {
+    /// The connection.
+    pub tuple: Tuple,
+    /// The instant at which the SYN leaves.
+    pub at: WallTime,
+    /// Give up this long after the instant.
+    pub timeout: Duration,
+    /// Our initial sequence number.
+    pub iss: Seq,
+    /// With a key: the numbers at which the peer may start.
+    pub expected_irs: Option<[Seq; 3]>,
+    /// What our SYN offers.
+    pub offer: Offer,
+    /// The low-TTL opener, if one is to be sent.
+    pub opener: Option<Opener>,
+    /// Sets the retransmissions of both ends apart: two that repeat in step would miss each other
+    /// in step.
+    pub seed: u64,
+}
+
+/// A SYN that opens our routers and dies before the peer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// When it leaves.
+    pub at: WallTime,
+}
+
+/// What the attempt wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this segment now.
+    Transmit(Segment, Purpose),
+    /// The connection stands; the attempt wants nothing more.
+    Established(EstablishedTcb),
+    /// The time is up.
+    Expired,
+}
+
+/// Why a segment leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Opens our routers, does not reach the peer.
+    Opener,
+    /// Opens them again after a reset closed them.
+    Reopener,
+    /// The SYN of the instant.
+    Syn,
+    /// Answers the peer's SYN.
+    SynAck,
+    /// Completes the handshake.
+    Ack,
+    /// Repeats what went unanswered.
+    Retransmission,
+}
+
+/// The attempt.
+#[derive(Debug)]
+pub struct Attempt {
+    config: AttemptConfig,
+    handshake: Handshake,
+    fired: bool,
+    opener_due: Option<Opener>,
+    transmit_at: WallTime,
+    transmissions: u32,
+    reopened_at: Option<WallTime>,
+    outputs: VecDeque<Output>,
+    ended: bool,
+    evidence: Evidence,
+}
+
+impl Attempt {
+    /// An attempt that has sent nothing yet.
+    pub fn new(config: AttemptConfig) -> Self {
+        Self {
+            handshake: Handshake::new(config.tuple, config.iss, config.offer, config.expected_irs),
+            fired: false,
+            opener_due: config.opener,
+            transmit_at: config.at,
+            transmissions: 0,
+            reopened_at: None,
+            outputs: VecDeque::new(),
+            ended: false,
+            evidence: Evidence::default(),
+            config,
+        }
+    }
+
+    /// The instant, as long as the SYN that leaves at it is still to be sent.
+    pub fn fires_at(&self) -> Option<WallTime> {
+        (!self.fired && !self.ended && !self.handshake.is_syn_received()).then_some(self.config.at)
+    }
+
+    /// A segment of the attempt's tuple came in. Returns what it was, in words.
+    pub fn handle_segment(&mut self, segment: &Segment, now: WallTime) -> &'static str {
+        if self.ended {
+            return "after the end";
+        }
+        let reaction = self.handshake.receive(segment, tsval(now));
+        self.evidence.count(segment, &reaction);
+        match reaction {
+            Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
+            Reaction::Answered(answer, what) => {
+                self.outputs.push_back(Output::Transmit(answer, Purpose::SynAck));
+                self.transmissions = 0;
+                self.schedule(now);
+                what
+            }
+            Reaction::Completed { tcb, ack, what } => {
+                self.ended = true;
+                self.outputs.extend(ack.map(|ack| Output::Transmit(ack, Purpose::Ack)));
+                self.outputs.push_back(Output::Established(tcb));
+                what
+            }
+            Reaction::Reset(what) => {
+                self.reopen(now);
+                if let Some(instant) = self.fires_at() {
+                    self.transmit_at = instant;
+                }
+                what
+            }
+        }
+    }
+
+    /// An ICMP error about the attempt's tuple came in. It never ends the attempt: routes heal,
+    /// and anybody can forge one. Returns what it was, in words.
+    pub fn handle_icmp(&mut self, icmp: &Icmp) -> &'static str {
+        match icmp.kind {
+            IcmpKind::TimeExceeded => "time exceeded: a segment of ours died here",
+            IcmpKind::Unreachable(_) => {
+                self.evidence.unreachable = Some(icmp.from);
+                "unreachable, outlived"
+            }
+            IcmpKind::EchoReply => "echo reply",
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: WallTime) {
+        if self.ended {
+            return;
+        }
+        if now >= self.config.at.after(self.config.timeout) {
+            self.ended = true;
+            self.outputs.push_back(Output::Expired);
+            return;
+        }
+        if let Some(opener) = self.opener_due.take_if(|opener| opener.at <= now) {
+            self.push_opener(opener, Purpose::Opener, now);
+        }
+        if self.transmit_at <= now {
+            let purpose = match (self.fired, self.handshake.is_syn_received()) {
+                (false, false) => Purpose::Syn,
+                _ => Purpose::Retransmission,
+            };
+            self.fired |= purpose == Purpose::Syn;
+            let segment = self.handshake.retransmission(tsval(now));
+            self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
+            self.evidence.sent += 1;
+            self.schedule(now);
+        }
+    }
+
+    /// What to do next; `None` until the next input.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Attempt::handle_timeout`] wants to be called; `None` once the attempt has ended.
+    pub fn poll_timeout(&self) -> Option<WallTime> {
+        let opener = self.opener_due.map(|opener| opener.at);
+        let deadline = self.config.at.after(self.config.timeout);
+        let next = self.transmit_at.min(deadline);
+        (!self.ended).then(|| opener.map_or(next, |opener| opener.min(next)))
+    }
+
+    /// What the attempt has seen.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    fn reopen(&mut self, now: WallTime) {
+        let due = self.reopened_at.is_none_or(|last| last.after(REOPEN_INTERVAL) <= now);
+        if let (Some(opener), true) = (self.config.opener, due && self.opener_due.is_none()) {
+            self.reopened_at = Some(now);
+            self.push_opener(opener, Purpose::Reopener, now);
+        }
+    }
+
+    fn push_opener(&mut self, opener: Opener, purpose: Purpose, now: WallTime) {
+        // Once the peer's SYN came in our routers are open, and a further SYN would be out of turn.
+        if !self.handshake.is_syn_received() {
+            let syn = Segment { hop_limit: opener.hop_limit, ..self.handshake.syn(tsval(now)) };
+            self.outputs.push_back(Output::Transmit(syn, purpose));
+        }
+    }
+
+    fn schedule(&mut self, now: WallTime) {
+        if self.fires_at().is_some() {
+            self.transmit_at = self.config.at;
+            return;
+        }
+        let wait = FIRST_RETRANSMISSION
+            .saturating_mul(1 << self.transmissions.min(8))
+            .min(LAST_RETRANSMISSION);
+        // Between three and five quarters of it, by the seed.
+        let spread = self.config.seed.rotate_left(self.transmissions * 11) % 512;
+        let wait = wait * 3 / 4 + wait / 1024 * u32::try_from(spread).unwrap_or(0);
+        self.transmissions += 1;
+        self.transmit_at = now.after(wait);
+    }
+}
+
+impl Purpose {
+    /// In words, for the timeline.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Opener => "opener",
+            Self::Reopener => "opener again, after the reset",
+            Self::Syn => "SYN at the instant",
+            Self::SynAck => "SYN-ACK",
+            Self::Ack => "ACK",
+            Self::Retransmission => "retransmission",
+        }
+    }
+}
+
+/// Our timestamp value, RFC 7323: milliseconds of the wall clock, so that one punch after the
+/// other on one port pair never goes back in time, whoever made it.
+pub fn tsval(now: WallTime) -> u32 {
+    (now.unix_ns() / 1_000_000) as u32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! The simultaneous open of RFC 9293 section 3.5 on one tuple, as a pure state machine.
+//!
+//! It differs from a kernel's in what a hole punch needs: it never answers with a reset, a reset
+//! never ends it, and a peer that starts anew is met anew.
+
+use super::tcb::{Agreed, EstablishedTcb, WindowScale};
+use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
+
+/// One handshake.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    tuple: Tuple,
+    iss: Seq,
+    offer: Offer,
+    expected_irs: Option<[Seq; 3]>,
+    state: State,
+}
+
+/// What we offer in our SYN and SYN-ACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Largest segment we take, bytes.
+    pub mss: u16,
+    /// Shift of the windows that we advertise.
+    pub window_scale: u8,
+    /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks.
+    pub window: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Our SYN is out, or will be; nothing valid came in.
+    SynSent,
+    /// The peer's SYN came in and our SYN-ACK went out.
+    SynReceived(PeerSyn),
+    Established,
+}
+
+/// What the peer's SYN said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PeerSyn {
+    irs: Seq,
+    window: u16,
+    options: Options,
+}
+
+/// What a segment did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Nothing; the reason is for people.
+    Ignored(&'static str),
+    /// It calls for an answer, and the handshake goes on.
+    Answered(Segment, &'static str),
+    /// It completed the handshake.
+    Completed {
+        /// The connection.
+        tcb: EstablishedTcb,
+        /// The final acknowledgment, if the peer waits for one.
+        ack: Option<Segment>,
+        /// For people.
+        what: &'static str,
+    },
+    /// A reset: a router on the way may have forgotten our mapping.
+    Reset(&'static str),
+    /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
+    OwnSyn(&'static str),
+    /// A SYN or SYN-ACK whose sender does not hold the key.
+    WrongKey(&'static str),
+}
+
+impl Handshake {
+    /// A handshake that has sent nothing yet. With `expected_irs` only a peer that starts at one
+    /// of these numbers is listened to.
+    pub fn new(tuple: Tuple, iss: Seq, offer: Offer, expected_irs: Option<[Seq; 3]>) -> Self {
+        Self { tuple, iss, offer, expected_irs, state: State::SynSent }
+    }
+
+    /// Our SYN, with timestamp value `tsval`.
+    pub fn syn(&self, tsval: u32) -> Segment {
+        Segment {
+            tuple: self.tuple,
+            hop_limit: DEFAULT_HOP_LIMIT,
+            seq: self.iss,
+            ack: None,
+            syn: true,
+            fin: false,
+            rst: false,
+            window: self.offer.window,
+            options: Options {
+                mss: Some(self.offer.mss),
+                window_scale: Some(self.offer.window_scale),
+                sack_permitted: true,
+                timestamps: Some((tsval, 0)),
+            },
+            payload: Vec::new(),
+        }
+    }
+
+    /// What a timeout repeats: the SYN, or the SYN-ACK once the peer's SYN came in.
+    pub fn retransmission(&self, tsval: u32) -> Option<Segment> {
+        match self.state {
+            State::SynSent => Some(self.syn(tsval)),
+            State::SynReceived(peer) => Some(self.syn_ack(&peer, tsval)),
+            State::Established => None,
+        }
+    }
+
+    /// Whether the peer's SYN has come in and its answer is awaited.
+    pub fn is_syn_received(&self) -> bool {
+        matches!(self.state, State::SynReceived(_))
+    }
+
+    /// A segment of this tuple came in.
+    pub fn receive(&mut self, segment: &Segment, tsval: u32) -> Reaction {
+        if segment.rst {
+            return self.reset(segment);
+        }
+        match (self.state, segment.syn, segment.ack) {
+            (State::Established, ..) => Reaction::Ignored("after establishment"),
+            (_, true, None) => self.peer_syn(segment, tsval),
+            (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
+            (State::SynReceived(peer), false, Some(ack)) => self.peer_ack(segment, ack, peer),
+            (State::SynSent, false, Some(_)) => {
+                Reaction::Ignored("ACK before any SYN, stale or stray")
+            }
+            (_, false, None) => Reaction::Ignored("neither SYN nor ACK"),
+        }
+    }
+
+    /// RFC 9293 ends the attempt here; we go back to SYN-SENT instead, because the reset comes
+    /// from a router that met our SYN too early more often than from the peer, and because a
+    /// mapping that it killed is made anew by a SYN only.
+    fn reset(&mut self, segment: &Segment) -> Reaction {
+        match self.state {
+            State::SynSent => Reaction::Reset("reset, outlived"),
+            State::SynReceived(peer) => {
+                let ours = segment.ack == Some(self.iss + 1);
+                if segment.seq == peer.irs + 1 || (segment.seq == Seq(0) && ours) {
+                    self.state = State::SynSent;
+                    Reaction::Reset("reset, outlived: back to SYN-SENT")
+                } else {
+                    // RFC 5961 section 3.2: only the exact number may reset.
+                    Reaction::Ignored("reset outside the window")
+                }
+            }
+            State::Established => Reaction::Ignored("reset after establishment"),
+        }
+    }
+
+    fn peer_syn(&mut self, segment: &Segment, tsval: u32) -> Reaction {
+        if !self.is_expected(segment.seq) {
+            return Reaction::WrongKey("SYN from somebody without the key");
+        }
+        // With a key both ends start at one number; without, ours is random.
+        if self.expected_irs.is_none() && segment.seq == self.iss {
+            return Reaction::OwnSyn("our own SYN came back");
+        }
+        let peer = PeerSyn::from(segment);
+        let what = match self.state {
+            State::SynReceived(known) if known.irs == peer.irs => "peer's SYN again",
+            State::SynReceived(_) => "peer's SYN, started anew",
+            _ => "peer's SYN",
+        };
+        self.state = State::SynReceived(peer);
+        Reaction::Answered(self.syn_ack(&peer, tsval), what)
+    }
+
+    fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
+        if ack != self.iss + 1 {
+            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
+        }
+        if !self.is_expected(segment.seq) {
+            return Reaction::WrongKey("SYN-ACK from somebody without the key");
+        }
+        let mut agreed = self.agree(&segment.options);
+        if let State::SynReceived(peer) = self.state
+            && peer.irs == segment.seq
+        {
+            // A middlebox may strip an option from the one and not from the other; only what
+            // both carried can be in force at the peer.
+            agreed = agreed.and(self.agree(&peer.options));
+        }
+        let tcb = self.establish(segment.seq, segment, agreed, 0);
+        let timestamps = segment.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        let ack = tcb.acknowledge(tcb.rcv_nxt, timestamps);
+        Reaction::Completed { tcb, ack: Some(ack), what: "peer's SYN-ACK" }
+    }
+
+    fn peer_ack(&mut self, segment: &Segment, ack: Seq, peer: PeerSyn) -> Reaction {
+        if ack != self.iss + 1 {
+            return Reaction::Ignored("ACK for another SYN, stale or stray");
+        }
+        // The first segments after the handshake may come out of order; what counts is that they
+        // lie in our window, RFC 9293 section 3.10.7.4.
+        if segment.seq - (peer.irs + 1) >= u32::from(self.offer.window) {
+            return Reaction::Ignored("ACK outside the window");
+        }
+        let mut agreed = self.agree(&peer.options);
+        // RFC 7323 section 3.2: once agreed, timestamps stand in every segment.
+        agreed.timestamps &= segment.options.timestamps.is_some();
+        let shift = agreed.window_scale.map_or(0, |scale| scale.send);
+        let tcb = self.establish(peer.irs, segment, agreed, shift);
+        Reaction::Completed { tcb, ack: None, what: "peer's ACK" }
+    }
+
+    fn establish(
+        &mut self,
+        irs: Seq,
+        segment: &Segment,
+        agreed: Agreed,
+        shift: u8,
+    ) -> EstablishedTcb {
+        self.state = State::Established;
+        EstablishedTcb {
+            tuple: self.tuple,
+            snd_nxt: self.iss + 1,
+            rcv_nxt: irs + 1,
+            snd_wnd: u32::from(segment.window) << shift,
+            snd_wl1: segment.seq,
+            rcv_wnd: u32::from(self.offer.window),
+            agreed,
+        }
+    }
+
+    fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        let mut segment = self.syn(tsval);
+        segment.ack = Some(peer.irs + 1);
+        // As a listener does (RFC 7323 section 2.2): offer back what was offered.
+        segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
+        segment.options.sack_permitted &= peer.options.sack_permitted;
+        segment.options.timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        segment
+    }
+
+    fn agree(&self, theirs: &Options) -> Agreed {
+        Agreed {
+            // RFC 9293 section 3.7.1: 536 (IPv6: 1220) where the option is missing. Linux takes
+            // nothing below 88 (TCP_MIN_MSS).
+            mss: theirs.mss.unwrap_or(if self.tuple.is_ipv6() { 1220 } else { 536 }).max(88),
+            window_scale: theirs
+                .window_scale
+                .map(|send| WindowScale { send, receive: self.offer.window_scale }),
+            sack: theirs.sack_permitted,
+            timestamps: theirs.timestamps.is_some(),
+        }
+    }
+
+    fn is_expected(&self, irs: Seq) -> bool {
+        self.expected_irs.is_none_or(|expected| expected.contains(&irs))
+    }
+}
+
+impl Agreed {
+    fn and(self, other: Self) -> Self {
+        Self {
+            mss: self.mss.min(other.mss),
+            window_scale: self.window_scale.and(other.window_scale),
+            sack: self.sack && other.sack,
+            timestamps: self.timestamps && other.timestamps,
+        }
+    }
+}
+
+impl From<&Segment> for PeerSyn {
+    fn from(syn: &Segment) -> Self {
+        Self { irs: syn.seq, window: syn.window, options: syn.options }
+    }
+}
+
+#[cfg(test)]
+mod tests;

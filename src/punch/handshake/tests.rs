@@ -1,0 +1,202 @@
+//! Each test reads like a capture: `<` came in, `>` left. Our ISS is 100, the peer's 300.
+
+use super::*;
+use crate::punch::sample::{OFFER, OPTIONS, ack, rst, segment, syn, syn_ack, tuple};
+use proptest::prelude::*;
+
+const NOW: u32 = 5000;
+
+fn handshake() -> Handshake {
+    Handshake::new(tuple(), Seq(100), OFFER, None)
+}
+
+fn completed(reaction: Reaction) -> (EstablishedTcb, Option<Segment>) {
+    match reaction {
+        Reaction::Completed { tcb, ack, .. } => (tcb, ack),
+        other => panic!("not completed: {other:?}"),
+    }
+}
+
+fn answer(reaction: Reaction) -> Segment {
+    match reaction {
+        Reaction::Answered(segment, _) => segment,
+        other => panic!("not answered: {other:?}"),
+    }
+}
+
+/// > S seq 100 · < S seq 300 · > S. seq 100 ack 301 · < S. seq 300 ack 101 · > . seq 101 ack 301
+#[test]
+fn crossed_syns_then_crossed_syn_acks_establish() {
+    let mut host = handshake();
+    assert_eq!(host.syn(NOW).flags(), "S");
+    let reply = answer(host.receive(&syn(300), NOW));
+    assert_eq!((reply.flags(), reply.seq, reply.ack), ("S.".into(), Seq(100), Some(Seq(301))));
+    assert_eq!(reply.options.timestamps, Some((NOW, 900)));
+    let (tcb, last) = completed(host.receive(&syn_ack(300, 101), NOW + 1));
+    let last = last.unwrap();
+    assert_eq!((last.flags(), last.seq, last.ack), (".".into(), Seq(101), Some(Seq(301))));
+    assert_eq!(last.window, 511, "65408 >> 7");
+    assert_eq!((tcb.snd_nxt, tcb.rcv_nxt, tcb.snd_wnd), (Seq(101), Seq(301), 64000));
+    assert_eq!(tcb.agreed.window_scale, Some(WindowScale { send: 9, receive: 7 }));
+    assert!(tcb.agreed.sack && tcb.agreed.timestamps);
+    assert_eq!(tcb.agreed.mss, 1400);
+}
+
+/// < S seq 300 · > S. · (peer's SYN-ACK lost) · < . seq 301 ack 101
+#[test]
+fn the_peers_ack_establishes_when_its_syn_ack_was_lost() {
+    let mut host = handshake();
+    answer(host.receive(&syn(300), NOW));
+    let (tcb, last) = completed(host.receive(&ack(301, 101), NOW));
+    assert_eq!(last, None, "the peer already stands");
+    assert_eq!(tcb.snd_wnd, 500 << 9, "the window of an ACK is scaled");
+}
+
+/// > S seq 100 · < S. seq 300 ack 101 · > . ack 301
+#[test]
+fn a_peer_that_simply_listens_is_met_too() {
+    let (tcb, last) = completed(handshake().receive(&syn_ack(300, 101), NOW));
+    assert_eq!(tcb.rcv_nxt, Seq(301));
+    assert_eq!(last.unwrap().flags(), ".");
+}
+
+/// < S seq 300 · > S. · < . seq 301 ack 101 (a challenge ACK: kernels before 6.11 meet the crossed
+/// SYN-ACK with one) — and on newer kernels < S. seq 300 ack 101. Either ends it.
+#[test]
+fn a_plain_kernel_on_either_side_of_linux_6_11_completes() {
+    for last in [ack(301, 101), syn_ack(300, 101)] {
+        let mut host = handshake();
+        answer(host.receive(&syn(300), NOW));
+        completed(host.receive(&last, NOW));
+    }
+}
+
+#[test]
+fn data_that_overtakes_the_last_ack_completes_the_handshake() {
+    let mut host = handshake();
+    answer(host.receive(&syn(300), NOW));
+    let data = Segment { payload: b"early".to_vec(), ..ack(1700, 101) };
+    let (tcb, _) = completed(host.receive(&data, NOW));
+    assert_eq!(tcb.rcv_nxt, Seq(301));
+}
+
+#[test]
+fn a_repeated_syn_draws_the_same_syn_ack_again() {
+    let mut host = handshake();
+    let first = answer(host.receive(&syn(300), NOW));
+    assert_eq!(answer(host.receive(&syn(300), NOW)), first);
+    assert_eq!(host.retransmission(NOW), Some(first));
+}
+
+#[test]
+fn a_peer_that_starts_anew_is_met_at_its_new_number() {
+    let mut host = handshake();
+    answer(host.receive(&syn(300), NOW));
+    assert_eq!(answer(host.receive(&syn(7000), NOW)).ack, Some(Seq(7001)));
+    let (tcb, _) = completed(host.receive(&syn_ack(9000, 101), NOW));
+    assert_eq!(tcb.rcv_nxt, Seq(9001), "a SYN-ACK for our SYN says where the peer starts");
+}
+
+#[test]
+fn resets_are_outlived_and_send_us_back_to_the_syn() {
+    let mut host = handshake();
+    assert_eq!(host.receive(&rst(0, Some(101)), NOW), Reaction::Reset("reset, outlived"));
+    answer(host.receive(&syn(300), NOW));
+    assert!(matches!(host.receive(&rst(299, None), NOW), Reaction::Ignored(_)), "RFC 5961");
+    assert!(host.is_syn_received());
+    assert!(matches!(host.receive(&rst(301, None), NOW), Reaction::Reset(_)));
+    assert_eq!(host.retransmission(NOW).unwrap().flags(), "S");
+    answer(host.receive(&syn(300), NOW));
+    completed(host.receive(&syn_ack(300, 101), NOW));
+}
+
+#[test]
+fn stale_and_stray_segments_complete_nothing() {
+    let mut host = handshake();
+    for stray in [ack(301, 101), syn_ack(300, 100), syn_ack(300, 7), segment()] {
+        assert!(matches!(host.receive(&stray, NOW), Reaction::Ignored(_)), "{stray}");
+    }
+    answer(host.receive(&syn(300), NOW));
+    for stray in [ack(301, 102), ack(300, 101), ack(301 + 65408, 101)] {
+        assert!(matches!(host.receive(&stray, NOW), Reaction::Ignored(_)), "{stray}");
+    }
+    completed(host.receive(&ack(301, 101), NOW));
+}
+
+#[test]
+fn our_own_syn_turned_round_is_not_a_peer() {
+    assert!(matches!(handshake().receive(&syn(100), NOW), Reaction::OwnSyn(_)));
+}
+
+#[test]
+fn with_a_key_only_the_expected_numbers_are_a_peer() {
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, Some([Seq(300), Seq(1), Seq(2)]));
+    assert!(matches!(host.receive(&syn(301), NOW), Reaction::WrongKey(_)));
+    assert!(matches!(host.receive(&syn_ack(301, 101), NOW), Reaction::WrongKey(_)));
+    answer(host.receive(&syn(300), NOW));
+    completed(host.receive(&syn_ack(300, 101), NOW));
+}
+
+#[test]
+fn only_options_that_arrived_are_in_force() {
+    let mut host = handshake();
+    let bare = Segment { options: Options { mss: Some(1400), ..Options::default() }, ..syn(300) };
+    let reply = answer(host.receive(&bare, NOW));
+    assert_eq!(reply.options, Options { mss: Some(1460), ..Options::default() });
+    let (tcb, last) = completed(host.receive(&syn_ack(300, 101), NOW));
+    let Agreed { window_scale, sack, timestamps, .. } = tcb.agreed;
+    assert_eq!((window_scale, sack, timestamps), (None, false, false));
+    let last = last.unwrap();
+    assert_eq!((last.options.timestamps, last.window), (None, 65408));
+}
+
+#[test]
+fn an_option_stripped_from_the_peers_syn_ack_alone_is_off_too() {
+    let mut host = handshake();
+    answer(host.receive(&syn(300), NOW));
+    let stripped =
+        Segment { options: Options { window_scale: None, ..OPTIONS }, ..syn_ack(300, 101) };
+    let (tcb, _) = completed(host.receive(&stripped, NOW));
+    assert_eq!(tcb.agreed.window_scale, None);
+    assert!(tcb.agreed.timestamps);
+}
+
+#[test]
+fn a_peer_without_mss_gets_the_default_and_an_absurd_one_the_least() {
+    for (offered, used) in [(None, 536), (Some(0), 88), (Some(9000), 9000)] {
+        let options = Options { mss: offered, ..OPTIONS };
+        let (tcb, _) =
+            completed(handshake().receive(&Segment { options, ..syn_ack(300, 101) }, NOW));
+        assert_eq!(tcb.agreed.mss, used);
+    }
+}
+
+proptest! {
+    /// Whatever comes in, an answer never carries RST, acknowledges exactly the peer's SYN, and
+    /// completion needs our number plus one.
+    #[test]
+    fn no_arrival_makes_us_reset_or_complete_without_our_number(
+        arrivals in prop::collection::vec(
+            (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(98u32..104), 298u32..304),
+            0..30,
+        )
+    ) {
+        let mut host = handshake();
+        for (is_syn, fin, is_rst, number, seq) in arrivals {
+            let arrival = Segment {
+                syn: is_syn, fin, rst: is_rst, ack: number.map(Seq), ..syn(seq)
+            };
+            match host.receive(&arrival, NOW) {
+                Reaction::Answered(reply, _) => {
+                    prop_assert!(!reply.rst);
+                    prop_assert_eq!(reply.ack, Some(Seq(seq) + 1));
+                }
+                Reaction::Completed { tcb, .. } => {
+                    prop_assert_eq!(arrival.ack, Some(Seq(101)));
+                    prop_assert_eq!(tcb.snd_nxt, Seq(101));
+                }
+                _ => {}
+            }
+        }
+    }
+}
