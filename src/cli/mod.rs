@@ -1,5 +1,11 @@
 //! Arguments, commands, words and pictures for people.
 
+pub mod exit;
+pub mod span;
+pub mod when;
+
+pub use exit::{Failure, Status};
+
 use std::process::ExitCode;
 
 /// Runs the program.
