@@ -48,11 +48,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with `status`.
     pub fn new(status: Status, happened: impl fmt::Display, todo: impl fmt::Display) -> Self {
-        Self {
-            status,
-            happened: happened.to_string(),
-            todo: todo.to_string(),
-        }
+        Self { status, happened: happened.to_string(), todo: todo.to_string() }
     }
 
     /// The command line, or a file that it names, is wrong.
@@ -65,12 +61,7 @@ impl Failure {
 /// or sent, and it must neither add lines nor drive the terminal.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "tcp-punch: {}\n  {}",
-            one_line(&self.happened),
-            one_line(&self.todo)
-        )
+        write!(f, "tcp-punch: {}\n  {}", one_line(&self.happened), one_line(&self.todo))
     }
 }
 

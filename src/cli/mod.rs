@@ -1,6 +1,8 @@
 //! Arguments, commands, words and pictures for people.
 
+pub mod endpoint;
 pub mod exit;
+pub mod secret;
 pub mod span;
 pub mod when;
 

@@ -16,16 +16,12 @@ pub fn parse(option: &str, text: &str) -> Result<Duration, Failure> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(Failure::usage(format!("{spoken} has no unit"), example));
     }
-    let signed: jiff::SignedDuration = text
-        .parse()
-        .map_err(|_| Failure::usage(format!("{spoken} is not a duration"), example))?;
+    let signed: jiff::SignedDuration =
+        text.parse().map_err(|_| Failure::usage(format!("{spoken} is not a duration"), example))?;
     let span = Duration::try_from(signed)
         .map_err(|_| Failure::usage(format!("{spoken} is negative"), example))?;
     if span > LONGEST {
-        return Err(Failure::usage(
-            format!("{spoken} is longer than a day"),
-            example,
-        ));
+        return Err(Failure::usage(format!("{spoken} is longer than a day"), example));
     }
     Ok(span)
 }
@@ -92,10 +88,7 @@ mod tests {
             ("25h", "--x \"25h\" is longer than a day"),
             ("1y", "--x \"1y\" is not a duration"),
         ] {
-            assert_eq!(
-                parse("--x", text).map_err(|f| f.happened),
-                Err(says.to_owned())
-            );
+            assert_eq!(parse("--x", text).map_err(|f| f.happened), Err(says.to_owned()));
         }
     }
 

@@ -136,9 +136,7 @@ fn unix_seconds(text: &str) -> Result<i64, Failure> {
         ));
     }
     let seconds: i64 = whole.parse().map_err(|_| out_of_range(text))?;
-    let nanos: i64 = format!("{fraction:0<9}")
-        .parse()
-        .map_err(|_| not_an_instant(text))?;
+    let nanos: i64 = format!("{fraction:0<9}").parse().map_err(|_| not_an_instant(text))?;
     seconds
         .checked_mul(1_000_000_000)
         .and_then(|ns| ns.checked_add(nanos))
@@ -213,7 +211,11 @@ mod tests {
         for (text, now, says) in [
             ("1795262400", NOON + 3_200_000_000, "the instant passed 3.2 s ago"),
             ("2026-11-21T12:00:00Z", NOON + 7_500 * s, "the instant passed 2 h 5 min ago"),
-            ("1795262400", NOON - 20_000_000, "the instant is only 20 ms ahead; starting up takes 100 ms"),
+            (
+                "1795262400",
+                NOON - 20_000_000,
+                "the instant is only 20 ms ahead; starting up takes 100 ms",
+            ),
             ("+0s", NOON, "the instant is only 0 ns ahead; starting up takes 100 ms"),
             ("1795262400", NOON - 90_001 * s, "the instant is 1 day 1 h ahead; the limit is 24 h"),
             ("1795262400000", NOON, "--at \"1795262400000\" is out of range"),
