@@ -1,1 +1,4 @@
 //! Linux: every system call, and every `unsafe` block, is here.
+
+pub mod capability;
+pub mod clock;
