@@ -3,6 +3,7 @@
 use crate::wire::WallTime;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// The low-TTL opener's hop limit.
@@ -29,6 +30,16 @@ pub struct Punch {
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
     pub(crate) pcap: Option<File>,
+    pub(crate) interrupt: Option<OwnedFd>,
+}
+
+/// How a punch goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// So long until the instant.
+    Waiting(Duration),
+    /// The SYN has left.
+    Fired,
 }
 
 impl Punch {
@@ -45,6 +56,7 @@ impl Punch {
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
             pcap: None,
+            interrupt: None,
         }
     }
 
@@ -88,6 +100,13 @@ impl Punch {
     /// Every packet sent and received goes to this file as pcapng.
     pub fn pcap(mut self, file: File) -> Self {
         self.pcap = Some(file);
+        self
+    }
+
+    /// The punch ends as [`PunchError::Interrupted`](crate::engine::PunchError::Interrupted) when
+    /// this descriptor becomes readable: a signalfd, a pipe, an eventfd. Nothing is read from it.
+    pub fn interrupt(mut self, fd: OwnedFd) -> Self {
+        self.interrupt = Some(fd);
         self
     }
 }

@@ -1,9 +1,18 @@
 //! Drives a pure attempt with the system: the library's public API.
 
+mod clock_check;
 mod config;
+mod drive;
+mod error;
+mod fire;
+mod handover;
+mod prober;
+mod recorder;
 pub mod report;
+mod run;
 
-pub use config::{Opener, Punch};
+pub use config::{Opener, Progress, Punch};
+pub use error::{Failure, PunchError};
 pub use report::Report;
 
 use std::os::fd::OwnedFd;

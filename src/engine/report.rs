@@ -171,8 +171,11 @@ pub struct OpenerReport {
 pub struct ClockReport {
     /// Whether the kernel says that something disciplines the clock.
     pub synchronised: bool,
-    /// The kernel's own bound on the clock's error (adjtimex `esterror`), microseconds.
+    /// The kernel's own estimate of the clock's error (adjtimex(2) `esterror`; `maxerror` while
+    /// nothing disciplines it), microseconds.
     pub estimated_error_us: Option<i64>,
+    /// Half of the longest round trip that probes towards the peer have shown, microseconds.
+    pub one_way_delay_us: Option<i64>,
 }
 
 /// What is known of the routers on the way.

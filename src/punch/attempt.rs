@@ -30,8 +30,6 @@ pub struct AttemptConfig {
     pub expected_irs: Option<[Seq; 3]>,
     /// What our SYN offers.
     pub offer: Offer,
-    /// The low-TTL opener, if one is to be sent.
-    pub opener: Option<Opener>,
     /// Sets the retransmissions of both ends apart: two that repeat in step would miss each other
     /// in step.
     pub seed: u64,
@@ -80,6 +78,7 @@ pub struct Attempt {
     config: AttemptConfig,
     handshake: Handshake,
     fired: bool,
+    opener: Option<Opener>,
     opener_due: Option<Opener>,
     transmit_at: WallTime,
     transmissions: u32,
@@ -95,7 +94,8 @@ impl Attempt {
         Self {
             handshake: Handshake::new(config.tuple, config.iss, config.offer, config.expected_irs),
             fired: false,
-            opener_due: config.opener,
+            opener: None,
+            opener_due: None,
             transmit_at: config.at,
             transmissions: 0,
             reopened_at: None,
@@ -104,6 +104,13 @@ impl Attempt {
             evidence: Evidence::default(),
             config,
         }
+    }
+
+    /// Sends this opener when its time comes, and again after resets. The path is known only after
+    /// the attempt has begun to listen.
+    pub fn set_opener(&mut self, opener: Opener) {
+        self.opener = Some(opener);
+        self.opener_due = Some(opener);
     }
 
     /// The instant, as long as the SYN that leaves at it is still to be sent.
@@ -140,6 +147,12 @@ impl Attempt {
                 what
             }
         }
+    }
+
+    /// A segment of the peer's came in, but from another port than agreed: its router maps ports
+    /// otherwise.
+    pub fn handle_other_port(&mut self, segment: &Segment) {
+        self.evidence.other_port = Some(segment.tuple.local);
     }
 
     /// An ICMP error about the attempt's tuple came in. It never ends the attempt: routes heal,
@@ -201,7 +214,7 @@ impl Attempt {
 
     fn reopen(&mut self, now: WallTime) {
         let due = self.reopened_at.is_none_or(|last| last.after(REOPEN_INTERVAL) <= now);
-        if let (Some(opener), true) = (self.config.opener, due && self.opener_due.is_none()) {
+        if let (Some(opener), true) = (self.opener, due && self.opener_due.is_none()) {
             self.reopened_at = Some(now);
             self.push_opener(opener, Purpose::Reopener, now);
         }

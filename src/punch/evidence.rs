@@ -2,7 +2,7 @@
 
 use super::handshake::Reaction;
 use crate::wire::Segment;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Counts of what left and came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Evidence {
     pub stray: u64,
     /// Who last said that the peer cannot be reached.
     pub unreachable: Option<IpAddr>,
+    /// Where else at the peer's address segments came from.
+    pub other_port: Option<SocketAddr>,
 }
 
 /// Why an attempt failed.
@@ -30,6 +32,8 @@ pub enum Cause {
     WrongKey,
     /// The peer's address is this host's own.
     Ourselves,
+    /// The peer's router gave it another port.
+    OtherPort(SocketAddr),
     /// The peer is heard, but hears nothing.
     Unheard,
     /// Nothing but resets came.
@@ -61,6 +65,8 @@ impl Evidence {
             Cause::WrongKey
         } else if self.own_syns > 0 {
             Cause::Ourselves
+        } else if let Some(other) = self.other_port {
+            Cause::OtherPort(other)
         } else if self.resets > 0 {
             Cause::OnlyResets
         } else if self.unreachable.is_some() {
@@ -80,6 +86,9 @@ impl Evidence {
             Cause::Ourselves => {
                 "our own SYN came back: the peer's address is this host's own".to_owned()
             }
+            Cause::OtherPort(other) => {
+                format!("the peer's SYNs come from {other}: its router maps ports otherwise")
+            }
             Cause::Unheard => {
                 format!("{peer_syns} SYNs of the peer came in, but it took none of our answers")
             }
@@ -95,8 +104,9 @@ impl Evidence {
     }
 
     /// What to do, one sentence without its full stop.
-    pub fn advice(&self) -> &'static str {
-        match self.cause() {
+    pub fn advice(&self) -> String {
+        let advice = match self.cause() {
+            Cause::OtherPort(other) => return format!("try again with --peer {other}"),
             Cause::WrongKey => {
                 "give both sides the same key, and instants less than a minute apart"
             }
@@ -111,7 +121,8 @@ impl Evidence {
             Cause::Silence => {
                 "check that the peer runs for the same instant, and its address and port as seen from outside; its router may map ports otherwise"
             }
-        }
+        };
+        advice.to_owned()
     }
 }
 

@@ -1,4 +1,25 @@
 //! Linux: every system call, and every `unsafe` block, is here.
 
+mod call;
 pub mod capability;
+mod capture;
 pub mod clock;
+mod filter;
+mod firing;
+mod guard;
+pub mod predecessor;
+mod raw;
+mod repair;
+mod route;
+mod window;
+
+pub use call::CallFailed;
+pub use capture::{Capture, Captured, Checksum};
+pub use filter::Filter;
+pub use firing::{Priority, spin_until, wait_readable};
+pub use guard::{Guard, GuardError};
+pub use predecessor::Predecessor;
+pub use raw::{RawSender, TransmitTime};
+pub use repair::RepairSocket;
+pub use route::{Route, RouteError};
+pub use window::receive_window_scale;

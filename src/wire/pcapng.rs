@@ -35,6 +35,14 @@ impl<W: Write> PacketLog<W> {
         Ok(Self { writer })
     }
 
+    /// Writes out what the writer holds back.
+    ///
+    /// # Errors
+    /// The writer's own.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.writer.get_mut().flush()
+    }
+
     /// Writes one packet that starts at its IP header.
     ///
     /// # Errors

@@ -114,6 +114,22 @@ impl Segment {
         })
     }
 
+    /// Whether a packet that reads as a segment carries the right TCP checksum.
+    pub fn has_right_checksum(packet: &[u8]) -> bool {
+        let Ok(sliced) = LaxSlicedPacket::from_ip(packet) else { return false };
+        let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { return false };
+        let computed = match &sliced.net {
+            Some(LaxNetSlice::Ipv4(ip)) => {
+                tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+            }
+            Some(LaxNetSlice::Ipv6(ip)) => {
+                tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+            }
+            _ => return false,
+        };
+        computed == Ok(tcp.checksum())
+    }
+
     /// The whole IP packet, checksums finished. IPv4 leaves with DF set, as Linux sends TCP.
     /// Endpoints of unlike IP versions give an empty packet; [`Tuple`]s never mix them.
     pub fn to_packet(&self) -> Vec<u8> {
@@ -296,6 +312,14 @@ mod tests {
         };
         assert_eq!(Segment::parse(&v6.to_packet()).unwrap(), v6);
         assert_eq!(v6.flags(), "P.");
+    }
+
+    #[test]
+    fn a_flipped_bit_shows_in_the_checksum() {
+        let mut packet = syn().to_packet();
+        assert!(Segment::has_right_checksum(&packet));
+        packet[25] ^= 4;
+        assert!(!Segment::has_right_checksum(&packet));
     }
 
     #[test]

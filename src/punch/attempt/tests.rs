@@ -11,16 +11,19 @@ fn ms(offset: i64) -> WallTime {
 }
 
 fn attempt(opener: bool) -> Attempt {
-    Attempt::new(AttemptConfig {
+    let mut attempt = Attempt::new(AttemptConfig {
         tuple: tuple(),
         at: ms(0),
         timeout: Duration::from_secs(10),
         iss: Seq(100),
         expected_irs: None,
         offer: OFFER,
-        opener: opener.then(|| Opener { hop_limit: 2, at: ms(-250) }),
         seed: 7,
-    })
+    });
+    if opener {
+        attempt.set_opener(Opener { hop_limit: 2, at: ms(-250) });
+    }
+    attempt
 }
 
 /// What left, as `purpose flags ttl`.

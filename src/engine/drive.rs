@@ -1,0 +1,209 @@
+//! Drives one attempt: carries segments between the attempt and the network, and calls it when
+//! time has passed.
+
+use super::config::Progress;
+use super::error::PunchError;
+use super::prober::Prober;
+use super::recorder::Recorder;
+use super::report::{Fired, OpenerReport};
+use crate::punch::{Attempt, EstablishedTcb, Output, Purpose};
+use crate::sys::{CallFailed, Capture, Checksum, Guard, Priority, RawSender, clock, wait_readable};
+use crate::wire::{Icmp, Quote, Segment, Tuple, WallTime};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// All that one attempt holds open.
+pub(super) struct Drive {
+    pub(super) tuple: Tuple,
+    pub(super) at: WallTime,
+    pub(super) attempt: Attempt,
+    pub(super) sender: RawSender,
+    pub(super) capture: Capture,
+    pub(super) guard: Guard,
+    pub(super) recorder: Recorder,
+    pub(super) prober: Option<Prober>,
+    pub(super) probed_at: WallTime,
+    /// Half of the longest round trip that a probe has shown.
+    pub(super) one_way: Option<Duration>,
+    pub(super) fired: Fired,
+    /// The SYN of the instant, by the number of its transmit timestamp.
+    pub(super) fired_id: Option<u32>,
+    pub(super) send_error: Option<CallFailed>,
+    pub(super) priority: Option<Priority>,
+    pub(super) interrupt: Option<OwnedFd>,
+    pub(super) hop_limit: u8,
+    pub(super) opener: OpenerReport,
+}
+
+/// A completed handshake.
+pub(super) struct Completed {
+    pub(super) tcb: EstablishedTcb,
+    /// Its last segment, which may carry data.
+    pub(super) last: Segment,
+    /// When that came in.
+    pub(super) at: WallTime,
+}
+
+/// The clock is spun on this long before the instant: waking up and raising the priority fit in.
+pub(super) const SPIN: Duration = Duration::from_millis(4);
+/// How often somebody who watches hears of the time that remains.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Drive {
+    /// Runs until the handshake completes.
+    pub(super) fn run(
+        &mut self,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Completed, PunchError> {
+        let mut last = None;
+        loop {
+            while let Some(output) = self.attempt.poll() {
+                match (output, last.take()) {
+                    (Output::Transmit(segment, purpose), kept) => {
+                        self.transmit(&segment, purpose);
+                        last = kept;
+                    }
+                    (Output::Established(tcb), Some((last, at))) => {
+                        return Ok(Completed { tcb, last, at });
+                    }
+                    (Output::Established(_) | Output::Expired, _) => {
+                        return Err(PunchError::expired(
+                            self.attempt.evidence(),
+                            self.send_error.clone(),
+                        ));
+                    }
+                }
+            }
+            let now = clock::now();
+            if self.attempt.fires_at().is_some_and(|at| now >= at.before(SPIN)) {
+                self.fire();
+                progress(Progress::Fired);
+                continue;
+            }
+            if let Some(arrival) = self.receive() {
+                last = Some(arrival);
+                continue;
+            }
+            self.decide_opener(now);
+            if self.attempt.poll_timeout().is_some_and(|due| due <= now) {
+                self.attempt.handle_timeout(now);
+                continue;
+            }
+            self.note_transmissions();
+            if now < self.at {
+                progress(Progress::Waiting(now.until(self.at)));
+            }
+            if self.wait(now)? {
+                return Err(PunchError::Interrupted);
+            }
+        }
+    }
+
+    /// Takes one packet from the capture. Returns a segment of the connection and its time.
+    fn receive(&mut self) -> Option<(Segment, WallTime)> {
+        let captured = match self.capture.receive() {
+            Ok(captured) => captured?,
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.send_error = Some(error);
+                return None;
+            }
+        };
+        let (packet, at) = (captured.packet, captured.at);
+        if let Some(icmp) = Icmp::parse(packet) {
+            let what = match icmp.about {
+                Quote::Tcp(tuple) if tuple == self.tuple => self.attempt.handle_icmp(&icmp),
+                Quote::Tcp(_) => return None,
+                Quote::Echo { .. } => {
+                    if !self.prober.as_mut().is_some_and(|prober| prober.handle(&icmp)) {
+                        return None;
+                    }
+                    let round_trip = self.probed_at.until(at);
+                    self.one_way = self.one_way.max(Some(round_trip / 2));
+                    "answer to a probe"
+                }
+            };
+            self.recorder.received_icmp(&icmp, self.tuple, packet, at, what);
+            return None;
+        }
+        let segment = Segment::parse(packet).ok()?;
+        if captured.checksum == Checksum::Unchecked && !Segment::has_right_checksum(packet) {
+            self.recorder.received(&segment, packet, at, "damaged, ignored");
+            return None;
+        }
+        if segment.tuple != self.tuple.reversed() {
+            self.attempt.handle_other_port(&segment);
+            self.recorder.received(&segment, packet, at, "from another port of the peer");
+            return None;
+        }
+        let what = self.attempt.handle_segment(&segment, at.max(clock::now()));
+        self.recorder.received(&segment, packet, at, what);
+        Some((segment, at))
+    }
+
+    pub(super) fn transmit(&mut self, segment: &Segment, purpose: Purpose) {
+        let segment = self.limited(segment, purpose);
+        let packet = segment.to_packet();
+        let now = clock::now();
+        match self.sender.send(&packet) {
+            Ok(id) => self.recorder.sent(&segment, &packet, now, id, purpose.words()),
+            Err(error) => self.refused(error),
+        }
+    }
+
+    /// The system would not send; it may the next time.
+    pub(super) fn refused(&mut self, error: CallFailed) {
+        if self.send_error.as_ref() != Some(&error) {
+            tracing::warn!("{error}");
+        }
+        self.send_error = Some(error);
+    }
+
+    /// Full segments leave with the hop limit of this host, openers with their own.
+    fn limited(&self, segment: &Segment, purpose: Purpose) -> Segment {
+        let mut segment = segment.clone();
+        if !matches!(purpose, Purpose::Opener | Purpose::Reopener) {
+            segment.hop_limit = self.hop_limit;
+        }
+        segment
+    }
+
+    pub(super) fn note_transmissions(&mut self) {
+        while let Some(time) = self.sender.transmit_time() {
+            self.note_transmission(time.id, time.at);
+        }
+    }
+
+    pub(super) fn note_transmission(&mut self, id: u32, at: WallTime) {
+        self.recorder.transmitted(id, at);
+        if self.fired_id == Some(id) {
+            self.fired.sent_ns = Some(at.unix_ns());
+            self.fired.error_ns = Some(at.ns_since(self.at));
+        }
+    }
+
+    fn decide_opener(&mut self, now: WallTime) {
+        let Some(prober) = &mut self.prober else { return };
+        if prober.poll_timeout().is_some_and(|due| due <= now) {
+            let opener = prober.decide(now);
+            if let Some(opener) = opener {
+                self.attempt.set_opener(opener);
+            }
+            super::clock_check::warn_if_loose(self.one_way);
+        }
+    }
+
+    /// Sleeps until something comes in or is due. Returns whether the caller asked to stop.
+    fn wait(&mut self, now: WallTime) -> Result<bool, PunchError> {
+        let due = [
+            self.attempt.poll_timeout(),
+            self.attempt.fires_at().map(|at| at.before(SPIN)),
+            self.prober.as_ref().and_then(Prober::poll_timeout),
+            (now < self.at).then(|| now.after(TICK)),
+        ];
+        let until = due.into_iter().flatten().min().unwrap_or(now.after(TICK));
+        let sockets = [self.capture.as_fd(), self.sender.as_fd()];
+        let interrupt = self.interrupt.as_ref().map(AsFd::as_fd);
+        Ok(wait_readable(&sockets, interrupt, now.until(until))?)
+    }
+}

@@ -1,0 +1,108 @@
+//! Why a punch failed: what happened, and what to do.
+
+use super::report::Report;
+use crate::punch::{Cause, Evidence};
+use crate::sys::{CallFailed, GuardError, RouteError};
+use crate::wire::Tuple;
+
+/// A punch that failed, with the report of what it saw.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Why.
+    pub error: PunchError,
+    /// What happened until then; absent when nothing did.
+    pub report: Option<Box<Report>>,
+}
+
+/// Why a punch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PunchError {
+    /// There is no way to the peer.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The local port cannot be used.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// A connection between the same endpoints exists already.
+    #[error("a connection {0} exists already")]
+    TupleInUse(Tuple),
+    /// This kernel cannot install a connection.
+    #[error("this kernel has no TCP_REPAIR")]
+    NoRepair,
+    /// The instant has passed before anything could be sent.
+    #[error("the instant passed {late_ms} ms ago")]
+    Late {
+        /// How long ago, milliseconds.
+        late_ms: u64,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Call(#[from] CallFailed),
+    /// The pcap file could not be written.
+    #[error("the capture file cannot be written: {0}")]
+    Pcap(std::io::Error),
+    /// Nobody completed the handshake in time.
+    #[error("{}", .0.verdict())]
+    TimedOut(Evidence),
+    /// Somebody answered who is not the peer.
+    #[error("{}", .0.verdict())]
+    Refused(Evidence),
+    /// Nothing could be sent.
+    #[error("no SYN could be sent: {0}")]
+    NothingSent(CallFailed),
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The connection stood, but the kernel did not take it.
+    #[error("the connection stood but could not be installed: {0}")]
+    HandOver(CallFailed),
+}
+
+impl PunchError {
+    pub(super) fn expired(evidence: &Evidence, send_error: Option<CallFailed>) -> Self {
+        match (evidence.cause(), send_error) {
+            (Cause::Silence, Some(error)) => Self::NothingSent(error),
+            (Cause::WrongKey | Cause::Ourselves, _) => Self::Refused(evidence.clone()),
+            _ => Self::TimedOut(evidence.clone()),
+        }
+    }
+
+    /// What to do about it, one line without its full stop.
+    pub fn advice(&self) -> String {
+        use nix::errno::Errno;
+        match self {
+            Self::Route(RouteError::None(_)) => "check the address, and that the network is up (ip route)".into(),
+            Self::Route(RouteError::Ourselves(_)) => "give the peer's public address, not your own".into(),
+            Self::Route(RouteError::Broadcast(_)) => "give the address of one host".into(),
+            Self::Route(RouteError::NotOurs(_)) | Self::Guard(GuardError::NotOurs(_)) => {
+                "give --local one of this host's addresses (ip address), or a port alone".into()
+            }
+            Self::Route(RouteError::Down(name)) => format!("bring it up: ip link set {name} up"),
+            Self::Guard(GuardError::PortInUse(port)) => {
+                format!("see who has it with: ss -tanp 'sport = :{port}', or choose another with --local PORT")
+            }
+            Self::Guard(GuardError::Privileged(_)) => {
+                "choose a port above 1023, or run as root".into()
+            }
+            Self::TupleInUse(_) => "end it first, or choose another port with --local PORT".into(),
+            Self::NoRepair => "use a kernel built with CONFIG_CHECKPOINT_RESTORE, as distributions build theirs".into(),
+            Self::Late { .. } => "agree on an instant some seconds ahead".into(),
+            Self::Pcap(_) => "give --pcap a file that can be written".into(),
+            Self::TimedOut(evidence) | Self::Refused(evidence) => evidence.advice(),
+            Self::Interrupted => "run it again on both sides".into(),
+            Self::HandOver(_) => "run tcp-punch doctor; another program may have taken the port".into(),
+            Self::NothingSent(failed) if failed.errno == Errno::EPERM => {
+                "a firewall rule of this host drops what we send: see nft list ruleset, chain output".into()
+            }
+            Self::Route(RouteError::Call(failed)) | Self::Guard(GuardError::Call(failed))
+            | Self::Call(failed) | Self::NothingSent(failed) => match failed.errno {
+                Errno::EPERM | Errno::EACCES => "run as root, or see tcp-punch doctor".into(),
+                Errno::ENETDOWN | Errno::ENETUNREACH | Errno::ENODEV => {
+                    "the network went away: check the interface (ip link) and the route (ip route)".into()
+                }
+                _ => "run tcp-punch doctor, which checks what this host can do".into(),
+            },
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The SYN of the instant.
+
+use super::drive::Drive;
+use crate::punch::{Output, Purpose};
+use crate::sys::{Priority, clock, spin_until};
+use crate::wire::{WallTime, echo_request};
+use std::time::Duration;
+
+/// When, before the instant, packets are sent to learn what sending costs: close to it, since a
+/// path that was not walked for a millisecond costs more.
+const REHEARSALS: [Duration; 5] = [
+    Duration::from_micros(2200),
+    Duration::from_micros(1800),
+    Duration::from_micros(1400),
+    Duration::from_micros(1000),
+    Duration::from_micros(600),
+];
+/// A driver stamps a packet when it takes it, within this time or not at all.
+const STAMP_PATIENCE: Duration = Duration::from_micros(100);
+/// Later than this is worth a warning.
+const LATE: Duration = Duration::from_millis(1);
+
+impl Drive {
+    /// Spins until the instant and sends the SYN, early by what sending costs. Answers that come
+    /// in meanwhile wait in the capture.
+    pub(super) fn fire(&mut self) {
+        self.priority.get_or_insert_with(Priority::raise);
+        self.attempt.handle_timeout(self.at);
+        let mut outputs = Vec::new();
+        while let Some(output) = self.attempt.poll() {
+            outputs.push(output);
+        }
+        for output in outputs {
+            match output {
+                Output::Transmit(syn, Purpose::Syn) => {
+                    let packet = syn.to_packet();
+                    let cost = self.rehearse();
+                    let now = spin_until(self.at.before(cost));
+                    let sent = self.sender.send(&packet);
+                    self.fired.send_cost_ns = i64::try_from(cost.as_nanos()).ok();
+                    match sent {
+                        Ok(id) => {
+                            self.fired_id = Some(id);
+                            self.recorder.sent(&syn, &packet, now, id, Purpose::Syn.words());
+                        }
+                        Err(error) => self.refused(error),
+                    }
+                    if now > self.at.after(LATE) {
+                        tracing::warn!("the SYN left {:?} after the instant", self.at.until(now));
+                    }
+                }
+                Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
+                Output::Established(_) | Output::Expired => {}
+            }
+        }
+        self.note_transmissions();
+    }
+
+    /// What sending costs on this path, from the call to the transmit timestamp: the median of a
+    /// few echo requests as long as a SYN that die at the first hop. Zero where the driver gives
+    /// no timestamps.
+    fn rehearse(&mut self) -> Duration {
+        let (local, peer) = (self.tuple.local.ip(), self.tuple.remote.ip());
+        let packet = echo_request(local, peer, 1, 0, 0);
+        let mut costs = Vec::with_capacity(REHEARSALS.len());
+        for ahead in REHEARSALS {
+            let due = self.at.before(ahead);
+            if clock::now() > due {
+                continue;
+            }
+            let began = spin_until(due);
+            let Ok(id) = self.sender.send(&packet) else { continue };
+            if let Some(stamped) = self.await_stamp(id) {
+                costs.push(began.until(stamped));
+            }
+            self.recorder.sent_probe(&packet, began);
+        }
+        costs.sort_unstable();
+        costs.get(costs.len() / 2).copied().unwrap_or_default()
+    }
+
+    fn await_stamp(&mut self, id: u32) -> Option<WallTime> {
+        let deadline = clock::now().after(STAMP_PATIENCE);
+        while clock::now() < deadline {
+            if let Some(time) = self.sender.transmit_time() {
+                if time.id == id {
+                    return Some(time.at);
+                }
+                self.note_transmission(time.id, time.at);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,270 @@
+//! One punch from its configuration to a descriptor.
+
+use super::config::{Opener, Progress, Punch};
+use super::drive::{Completed, Drive};
+use super::error::{Failure, PunchError};
+use super::handover::{Installed, install};
+use super::prober::Prober;
+use super::recorder::Recorder;
+use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
+use super::{Connection, clock_check};
+use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, tsval};
+use crate::sys::{
+    CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, predecessor,
+    receive_window_scale,
+};
+use crate::wire::{DEFAULT_HOP_LIMIT, Seq, Tuple};
+use nix::errno::Errno;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// A closing connection between the same endpoints gets this long to be gone.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Punch {
+    /// Punches. Blocks until the connection stands or there is a reason why not. `progress` hears
+    /// how it goes, several times a second while the instant is awaited.
+    ///
+    /// Needs CAP_NET_RAW and CAP_NET_ADMIN; uses CAP_SYS_NICE and CAP_IPC_LOCK where held.
+    /// Everything it opens belongs to the process and ends with it.
+    ///
+    /// # Errors
+    /// [`Failure`]: the reason, and the report of what was seen until then.
+    pub fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<Connection, Failure> {
+        let early = |error: PunchError| Failure { error, report: None };
+        let (mut drive, socket) = self.prepare().map_err(early)?;
+        match drive.run(progress) {
+            Ok(completed) => drive.hand_over(socket, &completed),
+            Err(error) => Err(drive.fail(error)),
+        }
+    }
+
+    fn prepare(self) -> Result<(Drive, RepairSocket), PunchError> {
+        let now = clock::now();
+        if self.at <= now {
+            let late_ms = u64::try_from(self.at.until(now).as_millis()).unwrap_or(u64::MAX);
+            return Err(PunchError::Late { late_ms });
+        }
+        let route = Route::to(self.peer.ip(), self.local_ip)?;
+        let tuple =
+            Tuple { local: SocketAddr::new(route.local_ip, self.local_port), remote: self.peer };
+        tracing::debug!(%tuple, interface = route.interface, "route");
+        make_way(tuple)?;
+        let guard = Guard::new(tuple.local)?;
+        let capture = Capture::new(route.interface_index, tuple.local, tuple.remote.ip())?;
+        let sender = RawSender::new(route.local_ip, tuple.remote.ip())?;
+        let socket = RepairSocket::new(tuple.local).map_err(|failed| match failed.errno {
+            Errno::ENOPROTOOPT => PunchError::NoRepair,
+            _ => failed.into(),
+        })?;
+        let recorder =
+            Recorder::new(self.at, self.pcap, &route.interface).map_err(PunchError::Pcap)?;
+        let random = random()?;
+        let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.at));
+        let attempt = Attempt::new(AttemptConfig {
+            tuple,
+            at: self.at,
+            timeout: self.timeout,
+            iss,
+            expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
+            offer: offer(&route),
+            seed: random,
+        });
+        let mut drive = Drive {
+            tuple,
+            at: self.at,
+            attempt,
+            sender,
+            capture,
+            guard,
+            recorder,
+            prober: None,
+            probed_at: now,
+            one_way: None,
+            fired: Fired {
+                asked_ns: self.at.unix_ns(),
+                sent_ns: None,
+                error_ns: None,
+                send_cost_ns: None,
+            },
+            fired_id: None,
+            send_error: None,
+            priority: None,
+            interrupt: self.interrupt,
+            hop_limit: DEFAULT_HOP_LIMIT,
+            opener: OpenerReport::default(),
+        };
+        drive.plan_opener(self.opener, self.opener_lead, route.on_link, (random >> 32) as u16);
+        Ok((drive, socket))
+    }
+}
+
+impl Drive {
+    fn plan_opener(&mut self, opener: Opener, lead: Duration, on_link: bool, id: u16) {
+        let local = self.tuple.local.ip();
+        match opener {
+            Opener::Off => self.opener.why = "switched off".into(),
+            Opener::HopLimit(hop_limit) => {
+                self.opener =
+                    OpenerReport { ttl: Some(hop_limit), why: "as asked".into(), path: vec![] };
+                let at = self.at.before(lead);
+                self.attempt.set_opener(LowTtlSyn { hop_limit, at });
+            }
+            Opener::Auto if on_link => {
+                self.opener.why = "the peer is on this host's own network".into()
+            }
+            Opener::Auto => {
+                let now = clock::now();
+                let prober = Prober::new(id, local, now, self.at, lead);
+                for probe in prober.probes(local, self.tuple.remote.ip()) {
+                    match self.sender.send(&probe) {
+                        Ok(_) => self.recorder.sent_probe(&probe, clock::now()),
+                        Err(error) => self.refused(error),
+                    }
+                }
+                self.probed_at = now;
+                self.prober = Some(prober);
+            }
+        }
+    }
+
+    fn hand_over(
+        mut self,
+        socket: RepairSocket,
+        completed: &Completed,
+    ) -> Result<Connection, Failure> {
+        let Completed { tcb, last, at } = completed;
+        let mut early = EarlyData::new(tcb.rcv_nxt);
+        early.receive(last);
+        let mut echo = last.options.timestamps.map(|(theirs, _)| theirs);
+        let recorder = &mut self.recorder;
+        let installed =
+            install(socket, tcb, &mut early, &mut self.capture, |segment, packet, at| {
+                echo = segment.options.timestamps.map(|(theirs, _)| theirs).or(echo);
+                recorder.received(segment, packet, at, "early data");
+            });
+        let Installed { fd, rcv_nxt, early_fin } = match installed {
+            Ok(installed) => installed,
+            Err(error) => return Err(self.fail(PunchError::HandOver(error))),
+        };
+        let ready = clock::now();
+        let early_bytes = rcv_nxt - tcb.rcv_nxt;
+        if early_bytes > 0 {
+            // The kernel would acknowledge what it was given only with its next segment.
+            let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
+            self.transmit(&ack, crate::punch::Purpose::Ack);
+        }
+        if let Some(fin) = early_fin {
+            // No repair option says that the peer has finished, so its own segment has to.
+            if let Err(error) = self.sender.deliver_locally(&fin.to_packet(), self.tuple.local.ip())
+            {
+                tracing::debug!("the peer's FIN waits for its repetition: {error}");
+            }
+        }
+        self.note_transmissions();
+        let mut report = self.report(Outcome::Connected);
+        report.established_ns = Some(at.ns_since(self.at));
+        report.fd_ns = Some(ready.ns_since(self.at));
+        report.handover =
+            Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
+        report.verdict =
+            format!("connected {:.1} ms after the instant", ready.ns_since(self.at) as f64 / 1e6);
+        self.dismantle();
+        Ok(Connection { fd, report })
+    }
+
+    fn fail(mut self, error: PunchError) -> Failure {
+        self.note_transmissions();
+        let mut report = self.report(match &error {
+            PunchError::TimedOut(_) => Outcome::TimedOut,
+            PunchError::Refused(_) => Outcome::Refused,
+            PunchError::Interrupted => Outcome::Interrupted,
+            _ => Outcome::Failed,
+        });
+        report.verdict = error.to_string();
+        report.advice = error.advice();
+        let error = self.recorder.finish().map_or_else(PunchError::Pcap, |()| error);
+        Failure { error, report: Some(Box::new(report)) }
+    }
+
+    fn report(&mut self, outcome: Outcome) -> Report {
+        let mut timeline = std::mem::take(&mut self.recorder.timeline);
+        timeline.sort_by_key(|event| event.at_ns);
+        if let Some(prober) = &self.prober {
+            self.opener.why.clone_from(&prober.why);
+            self.opener.ttl =
+                prober.path.opener_hop_limit().ok().filter(|_| prober.poll_timeout().is_none());
+            self.opener.path =
+                prober.path.hops().map(|(hop, from)| (hop, from.to_string())).collect();
+        }
+        Report {
+            schema_version: Report::SCHEMA_VERSION,
+            outcome,
+            strategy: "syn",
+            tuple: self.tuple.into(),
+            fired: self.fired.clone(),
+            timeline,
+            timeline_dropped: self.recorder.dropped,
+            established_ns: None,
+            fd_ns: None,
+            handover: None,
+            packets: self.recorder.packets,
+            rst: Resets { own_suppressed: self.guard.swallowed(), foreign: self.recorder.resets },
+            opener: std::mem::take(&mut self.opener),
+            clock: clock_check::report(self.one_way),
+            nat: self
+                .prober
+                .as_ref()
+                .map(|prober| NatReport { nats_on_path: prober.path.nats_on_path() }),
+            verdict: String::new(),
+            advice: String::new(),
+        }
+    }
+
+    /// Closes everything. The kernel takes milliseconds to close a packet socket, which the
+    /// connection need not wait for.
+    fn dismantle(mut self) {
+        if let Err(error) = self.recorder.finish() {
+            tracing::warn!("the capture file cannot be written: {error}");
+        }
+        drop(self.priority.take());
+        let Self { capture, .. } = self;
+        drop(capture);
+    }
+}
+
+/// Waits for what is left of an earlier connection between the same endpoints.
+fn make_way(tuple: Tuple) -> Result<(), PunchError> {
+    let began = Instant::now();
+    loop {
+        match predecessor::clear(tuple) {
+            Ok(Predecessor::Gone) => return Ok(()),
+            Ok(Predecessor::Closing) if began.elapsed() < CLOSING_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(Predecessor::Closing | Predecessor::InUse) => {
+                return Err(PunchError::TupleInUse(tuple));
+            }
+            Err(error) => {
+                tracing::debug!("cannot look for an earlier connection: {error}");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What a kernel socket would offer on this route.
+fn offer(route: &Route) -> Offer {
+    let headers = if route.local_ip.is_ipv6() { 60 } else { 40 };
+    let window_scale = receive_window_scale();
+    Offer {
+        mss: u16::try_from(route.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).max(88),
+        window_scale,
+        // As large as the field allows, and whole in the units of every later segment.
+        window: u16::MAX >> window_scale << window_scale,
+    }
+}
+
+fn random() -> Result<u64, CallFailed> {
+    getrandom::u64().map_err(|_| CallFailed { call: "getrandom", errno: Errno::ENOSYS })
+}
