@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Two hosts and what lies between them, as network namespaces:
+#
+#   two-nats:  host-a -- router-a == wide area network == router-b -- host-b
+#   lan:       host-a -- switch -- host-b
+#
+# testbed.sh and the Rust tests (tests/lab/network.rs) both build their networks with this script,
+# inside the bubble that testbed.sh makes. Several networks may stand side by side by name.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+usage: network.sh up NAME [OPTION...]
+       network.sh down NAME
+
+  --topology KIND        two-nats (default) or lan
+  --nat-a KIND[:SYN]     what router-a does; likewise --nat-b. KIND is one of
+                           masquerade   an iptables MASQUERADE router (default)
+                           none         no NAT: the host has a public address
+                         SYN is what it does with an unsolicited SYN:
+                           rst (default: what the kernel does), drop, reject
+  --delay 10ms           one-way delay between the routers (default 0)
+  --hops N               routers in the wide area network (default 3)
+  --loss, --reorder, --duplicate PERCENT
+                         what else happens there (default 0)
+  --seed N               makes the chances repeatable
+
+The environment's WAN_BIN is the program `wan` (cargo build --example wan).
+END
+}
+
+fail() {
+    echo "network.sh: $*" >&2
+    exit 1
+}
+
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=netns-scripts/lib/topology.sh
+source "$here/lib/topology.sh"
+# shellcheck source=netns-scripts/lib/routers.sh
+source "$here/lib/routers.sh"
+
+parse_options() {
+    topology=two-nats nat_a=masquerade nat_b=masquerade
+    wan_options=()
+    while (($#)); do
+        (($# >= 2)) || fail "option $1 needs a value"
+        case $1 in
+        --topology) topology=$2 ;;
+        --nat-a) nat_a=$2 ;;
+        --nat-b) nat_b=$2 ;;
+        --delay | --hops | --loss | --reorder | --duplicate | --seed) wan_options+=("$1" "$2") ;;
+        *) fail "unknown option $1; see network.sh --help" ;;
+        esac
+        shift 2
+    done
+}
+
+up() {
+    local topology nat_a nat_b wan_options
+    parse_options "$@"
+    [[ ! -e $state ]] || fail "a network named $name is up already"
+    # Whatever is still being made must not outlive its removal.
+    trap 'wait; down' EXIT
+    mkdir -p "$state"
+    case $topology in
+    two-nats) up_two_nats ;;
+    lan)
+        ((${#wan_options[@]} == 0)) || fail "a lan has no wide area network for ${wan_options[0]}"
+        up_lan
+        ;;
+    *) fail "unknown topology $topology" ;;
+    esac
+    trap - EXIT
+}
+
+# Ends what up started. What is gone already is no error.
+down() {
+    local pid namespace
+    if [[ -s $state/wan.pid ]]; then
+        read -r pid <"$state/wan.pid"
+        # A number may be in use again: only our own program is ended.
+        if [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") == *"--attach $name-"* ]]; then
+            kill "$pid" 2>/dev/null || true
+        fi
+    fi
+    for namespace in /run/netns/"$name"-*; do
+        case ${namespace##*/"$name"-} in
+        host-[ab] | router-[ab] | switch) ip netns del "${namespace##*/}" || true ;;
+        esac
+    done
+    rm -rf "$state"
+}
+
+case ${1-} in
+-h | --help)
+    usage
+    exit
+    ;;
+up | down) ;;
+*)
+    usage >&2
+    exit 2
+    ;;
+esac
+(($# >= 2)) || fail "$1 needs a name"
+command=$1 name=$2
+shift 2
+[[ $name =~ ^[a-zA-Z0-9_][a-zA-Z0-9_-]*$ ]] || fail "a name is letters, digits, - and _, not '$name'"
+[[ ${LAB-} == 1 ]] ||
+    fail "not inside the testbed's bubble, and outside it this would change the host's network; use testbed.sh"
+state=/run/tcp-punch/$name
+"$command" "$@"

@@ -1,0 +1,1 @@
+//! Tests that need network namespaces of their own.

@@ -1,0 +1,31 @@
+//! How this process is scheduled and how it ends.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use nix::libc;
+use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+/// SIGTERM and SIGINT end the process, and so does its parent's death if asked for.
+pub(crate) fn end_on_signals(die_with_parent: bool) -> io::Result<()> {
+    // A shell starts what it runs in the background with SIGINT ignored.
+    for kind in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: no handler is installed, so no code runs in signal context.
+        unsafe { signal(kind, SigHandler::SigDfl) }?;
+    }
+    if die_with_parent {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+    }
+    Ok(())
+}
+
+/// Asks for timers without slack and, where permitted, to run before everything ordinary. Without
+/// permission the delays are less exact and nothing else changes.
+pub(crate) fn be_punctual() {
+    let _ = prctl::set_timerslack(1);
+    // The lowest real-time priority: what a test measures may stand above it.
+    let parameter = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the call reads one sched_param, which lives for the whole call.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
+}
