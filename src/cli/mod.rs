@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod exit;
+pub mod ladder;
 pub mod secret;
 pub mod span;
 pub mod when;

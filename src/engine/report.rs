@@ -1,18 +1,19 @@
 //! What an attempt did, as one JSON document: schema version 1, `docs/report.schema.json`.
 
 use crate::wire::Tuple;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// One attempt, from the first packet to the descriptor or to the reason why there is none.
 /// All times are nanoseconds relative to the agreed instant unless the name says otherwise.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this document's schema.
     pub schema_version: u32,
     /// How the attempt ended.
     pub outcome: Outcome,
     /// The strategy that the attempt followed.
-    pub strategy: &'static str,
+    pub strategy: Cow<'static, str>,
     /// The connection's endpoints as this host sees them.
     pub tuple: TupleText,
     /// The agreed instant, and when the SYN really left.
@@ -52,7 +53,7 @@ impl Report {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The connection stands and was handed over.
@@ -68,7 +69,7 @@ pub enum Outcome {
 }
 
 /// Endpoints as text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TupleText {
     /// Our `address:port`.
     pub local: String,
@@ -83,7 +84,7 @@ impl From<Tuple> for TupleText {
 }
 
 /// The instant and the truth about it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fired {
     /// The agreed instant, nanoseconds since the Unix epoch.
     pub asked_ns: i64,
@@ -97,7 +98,7 @@ pub struct Fired {
 }
 
 /// Which way a packet went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From this host.
@@ -107,7 +108,7 @@ pub enum Direction {
 }
 
 /// One packet.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// Relative to the instant: when the packet was sent, or the kernel's receive timestamp.
     pub at_ns: i64,
@@ -128,7 +129,7 @@ pub struct Event {
 }
 
 /// Installing the connection in the kernel.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Handover {
     /// From the last handshake segment's receive timestamp to the usable descriptor.
     pub took_ns: i64,
@@ -137,7 +138,7 @@ pub struct Handover {
 }
 
 /// Packets of the attempt, probes included.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Packets {
     /// Sent by us.
     pub sent: u64,
@@ -146,7 +147,7 @@ pub struct Packets {
 }
 
 /// Resets of the attempt.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Resets {
     /// Segments that our own kernel would have answered with a reset and did not, thanks to the
     /// guard.
@@ -156,7 +157,7 @@ pub struct Resets {
 }
 
 /// The low-TTL opener.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OpenerReport {
     /// Hop limit used; absent when no opener was sent.
     pub ttl: Option<u8>,
@@ -167,7 +168,7 @@ pub struct OpenerReport {
 }
 
 /// The state of the system clock.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ClockReport {
     /// Whether the kernel says that something disciplines the clock.
     pub synchronised: bool,
@@ -179,7 +180,7 @@ pub struct ClockReport {
 }
 
 /// What is known of the routers on the way.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NatReport {
     /// NATs between this host and the public network, as far as the path shows.
     pub nats_on_path: u8,
