@@ -200,7 +200,7 @@ impl Drive {
         Report {
             schema_version: Report::SCHEMA_VERSION,
             outcome,
-            strategy: "syn",
+            strategy: "syn".into(),
             tuple: self.tuple.into(),
             fired: self.fired.clone(),
             timeline,

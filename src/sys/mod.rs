@@ -1,13 +1,17 @@
 //! Linux: every system call, and every `unsafe` block, is here.
 
+pub mod account;
 mod call;
 pub mod capability;
 mod capture;
+pub mod child;
 pub mod clock;
+pub mod descriptor;
 mod filter;
 mod firing;
 mod guard;
 pub mod predecessor;
+pub mod privilege;
 mod raw;
 mod repair;
 mod route;
