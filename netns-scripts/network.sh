@@ -35,16 +35,18 @@ fail() {
 }
 
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source=netns-scripts/lib/topology.sh
 source "$here/lib/topology.sh"
-# shellcheck source=netns-scripts/lib/routers.sh
 source "$here/lib/routers.sh"
 
 parse_options() {
     topology=two-nats nat_a=masquerade nat_b=masquerade
     wan_options=()
     while (($#)); do
-        (($# >= 2)) || fail "option $1 needs a value"
+        case $1 in
+        --topology | --nat-a | --nat-b | --delay | --hops | --loss | --reorder | --duplicate | --seed)
+            (($# >= 2)) || fail "option $1 needs a value"
+            ;;
+        esac
         case $1 in
         --topology) topology=$2 ;;
         --nat-a) nat_a=$2 ;;
