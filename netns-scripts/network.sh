@@ -76,7 +76,7 @@ up() {
     trap - EXIT
 }
 
-# Ends what up started. What is gone already is no error.
+# Ends what up started and every process in it. What is gone already is no error.
 down() {
     local pid namespace
     if [[ -s $state/wan.pid ]]; then
@@ -88,7 +88,10 @@ down() {
     fi
     for namespace in /run/netns/"$name"-*; do
         case ${namespace##*/"$name"-} in
-        host-[ab] | router-[ab] | switch) ip netns del "${namespace##*/}" || true ;;
+        host-[ab] | router-[ab] | switch)
+            ip netns pids "${namespace##*/}" | xargs -r kill -KILL 2>/dev/null || true
+            ip netns del "${namespace##*/}" || true
+            ;;
         esac
     done
     rm -rf "$state"
