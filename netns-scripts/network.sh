@@ -35,16 +35,18 @@ fail() {
 }
 
 here=$(dirname "$(readlink -f "$0")")
-# shellcheck source=netns-scripts/lib/topology.sh
 source "$here/lib/topology.sh"
-# shellcheck source=netns-scripts/lib/routers.sh
 source "$here/lib/routers.sh"
 
 parse_options() {
     topology=two-nats nat_a=masquerade nat_b=masquerade
     wan_options=()
     while (($#)); do
-        (($# >= 2)) || fail "option $1 needs a value"
+        case $1 in
+        --topology | --nat-a | --nat-b | --delay | --hops | --loss | --reorder | --duplicate | --seed)
+            (($# >= 2)) || fail "option $1 needs a value"
+            ;;
+        esac
         case $1 in
         --topology) topology=$2 ;;
         --nat-a) nat_a=$2 ;;
@@ -74,7 +76,7 @@ up() {
     trap - EXIT
 }
 
-# Ends what up started. What is gone already is no error.
+# Ends what up started and every process in it. What is gone already is no error.
 down() {
     local pid namespace
     if [[ -s $state/wan.pid ]]; then
@@ -86,7 +88,10 @@ down() {
     fi
     for namespace in /run/netns/"$name"-*; do
         case ${namespace##*/"$name"-} in
-        host-[ab] | router-[ab] | switch) ip netns del "${namespace##*/}" || true ;;
+        host-[ab] | router-[ab] | switch)
+            ip netns pids "${namespace##*/}" | xargs -r kill -KILL 2>/dev/null || true
+            ip netns del "${namespace##*/}" || true
+            ;;
         esac
     done
     rm -rf "$state"

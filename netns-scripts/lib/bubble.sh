@@ -2,7 +2,6 @@
 # The bubble: a process tree with network, process and mount namespaces of its own. Whatever way it
 # ends, kill -9 included, the kernel removes every namespace, process, interface and rule in it. Two
 # bubbles cannot meet, and nothing of the host's is touched.
-# shellcheck disable=SC2154 # $here is the script's that sources this
 
 bubble_namespaces=(--mount --net --pid --fork --kill-child --mount-proc)
 
@@ -16,14 +15,14 @@ bubble() {
         bash "$here/lib/bubble-init.sh" "$@"
 }
 
-# keep_bubble LOG COMMAND...: likewise, but it outlives this shell. Sets keeper to its process.
+# keep_bubble LOG FIFO COMMAND...: likewise, but it outlives this shell, and the command's
+# descriptor 8 leads to the fifo. Sets keeper to its process.
 keep_bubble() {
-    local log=$1 user=()
-    shift
+    local log=$1 fifo=$2 user=()
+    shift 2
     enter_user_namespace user
     setsid "${user[@]}" unshare "${bubble_namespaces[@]}" \
-        bash "$here/lib/bubble-init.sh" "$@" </dev/null >"$log" 2>&1 &
-    # shellcheck disable=SC2034 # for the caller
+        bash "$here/lib/bubble-init.sh" "$@" </dev/null >"$log" 2>&1 8>"$fifo" 9>&- &
     keeper=$!
     disown
 }
@@ -36,7 +35,6 @@ enter_user_namespace() {
         unshare "${bubble_namespaces[@]}" true 2>/dev/null ||
             fail "this root may not make namespaces (a container without CAP_SYS_ADMIN?)"
     else
-        # shellcheck disable=SC2034 # a reference to the caller's variable
         prefix=(unshare --user --map-root-user)
         user_namespace_works || fail "this needs root: run it with sudo" \
             "(user namespaces are restricted here, or /dev/net/tun is not open to this user)"

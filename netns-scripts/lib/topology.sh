@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # The topologies of network.sh.
-# shellcheck disable=SC2154 # $name, $state, $here and the options are network.sh's
 #
 # No interface makes a link-local address of its own (addrgenmode none), and none is checked for
 # duplicates (nodad): every address works at once, where the kernel would take a second or two.

@@ -1,1 +1,7 @@
-//! Tests that need network namespaces of their own.
+//! Tests on real kernels' networks: hosts, routers and a wide area network in namespaces.
+//!
+//! `netns-scripts/testbed.sh` runs them, as root in a bubble of namespaces; every test is marked
+//! `#[ignore = "..."]` so that a plain `cargo test` says what it leaves out and why.
+
+mod network;
+mod wan;

@@ -1,0 +1,59 @@
+# shellcheck shell=bash
+# Every check and test, then a summary as cargo test prints one.
+
+run_checks() {
+    find_caller
+    install_missing
+    cd "$checkout" || exit
+    outcomes=() failures=0
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+
+    check rustfmt cargo fmt --check
+    check clippy cargo clippy --quiet --all-targets -- -D warnings
+    check shellcheck shellcheck netns-scripts/*.sh netns-scripts/lib/*.sh .ci/run
+    heading "building"
+    build_product
+    build_lab
+    check tests cargo test "${profile[@]}" --lib --bins --examples "${test_targets[@]/#/--test=}"
+    check doctests cargo test "${profile[@]}" --doc
+    check lab bubble "$lab_bin" --include-ignored --test-threads=1 "$@"
+    summary
+}
+
+# check NAME COMMAND...: goes on after a failure, so that one run shows them all.
+check() {
+    local name=$1
+    shift
+    heading "$name"
+    # No pipe: the bubble must be this very shell's child, to end with it.
+    if "$@" > >(tee -a "$log") 2>&1; then
+        outcomes+=("test $name ... ok")
+    else
+        outcomes+=("test $name ... FAILED")
+        failures=$((failures + 1))
+    fi
+}
+
+heading() {
+    printf '\n== %s\n' "$1"
+}
+
+summary() {
+    local word=ok passed failed ignored
+    read -r passed failed ignored < <(
+        awk '/^test result:/ {
+            for (i = 1; i < NF; i++) {
+                if ($(i + 1) == "passed;") passed += $i
+                if ($(i + 1) == "failed;") failed += $i
+                if ($(i + 1) == "ignored;") ignored += $i
+            }
+        } END { print passed + 0, failed + 0, ignored + 0 }' "$log"
+    )
+    ((failures == 0)) || word=FAILED
+    heading summary
+    printf '%s\n' "${outcomes[@]}"
+    printf '\ntest result: %s. %d passed; %d failed; %d ignored; finished in %ds\n' \
+        "$word" "$passed" "$failed" "$ignored" "$SECONDS"
+    ((failures == 0))
+}

@@ -1,0 +1,131 @@
+# shellcheck shell=bash
+# Installs what is missing, and asks for root only then.
+
+# What is needed: the command, then the package that has it, by package manager.
+tools() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+ip                  iproute2      iproute        iproute2       iproute2
+iptables-restore    iptables      iptables-nft   iptables       iptables
+ip6tables-restore   iptables      iptables-nft   iptables       iptables
+unshare             util-linux    util-linux     util-linux     util-linux
+setpriv             util-linux    util-linux     util-linux     util-linux
+nsenter             util-linux    util-linux     util-linux     util-linux
+setsid              util-linux    util-linux     util-linux     util-linux
+runuser             util-linux    util-linux     util-linux     util-linux
+flock               util-linux    util-linux     util-linux     util-linux
+cc                  gcc           gcc            gcc            build-base
+tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
+tshark              tshark        wireshark-cli  wireshark-cli  tshark
+shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
+END
+}
+
+install_missing() {
+    local column packages=()
+    mapfile -t packages < <(missing_packages 0)
+    if ((${#packages[@]})); then
+        column=$(package_column) || fail "please install: ${packages[*]} (no known package manager)"
+        mapfile -t packages < <(missing_packages "$column")
+        echo "installing ${packages[*]}"
+        install_packages "${packages[@]}" || fail "could not install ${packages[*]}"
+        mapfile -t packages < <(missing_packages 0)
+        ((${#packages[@]} == 0)) || fail "still missing after installation: ${packages[*]}"
+    fi
+    ensure_rust
+}
+
+# The packages of a column whose command is missing; column 0 names the commands.
+missing_packages() {
+    local column=$1 row
+    while read -r -a row; do
+        [[ ${row[0]} != command ]] || continue
+        is_usable "${row[0]}" || echo "${row[$column]}"
+    done < <(tools) | sort -u
+}
+
+# BusyBox has smaller commands of the same names.
+is_usable() {
+    command -v "$1" >/dev/null || return 1
+    case $1 in
+    unshare) [[ $(unshare --help 2>&1) == *--kill-child* ]] ;;
+    setpriv) [[ $(setpriv --help 2>&1) == *--pdeathsig* ]] ;;
+    nsenter) [[ $(nsenter --help 2>&1) == *--preserve-credentials* ]] ;;
+    esac
+}
+
+package_manager() {
+    local manager
+    for manager in apt-get dnf pacman apk; do
+        if command -v "$manager" >/dev/null; then
+            echo "$manager"
+            return
+        fi
+    done
+    return 1
+}
+
+package_column() {
+    case $(package_manager) in
+    apt-get) echo 1 ;;
+    dnf) echo 2 ;;
+    pacman) echo 3 ;;
+    apk) echo 4 ;;
+    *) return 1 ;;
+    esac
+}
+
+install_packages() {
+    case $(package_manager) in
+    apt-get)
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
+            --no-install-recommends "$@" ||
+            {
+                # An image often comes without package lists.
+                as_root apt-get update &&
+                    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
+                        --no-install-recommends "$@"
+            }
+        ;;
+    dnf) as_root dnf install -y "$@" ;;
+    pacman) as_root pacman -Sy --needed --noconfirm "$@" ;;
+    apk) as_root apk add "$@" ;;
+    *) return 1 ;;
+    esac
+}
+
+as_root() {
+    if is_root; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "this needs root: $*"
+    fi
+}
+
+# A toolchain that Cargo.toml accepts, with clippy and rustfmt.
+ensure_rust() {
+    local wanted
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$checkout/Cargo.toml")
+    rust_suffices "$wanted" && return
+    as_caller sh -c 'command -v rustup || command -v rustup-init' >/dev/null ||
+        install_packages rustup || true
+    if as_caller sh -c 'command -v rustup' >/dev/null; then
+        as_caller rustup toolchain install stable --profile minimal -c clippy -c rustfmt
+        # The user's default stays what it is.
+        as_caller+=(RUSTUP_TOOLCHAIN=stable)
+    elif as_caller sh -c 'command -v rustup-init' >/dev/null; then
+        as_caller rustup-init -y --profile minimal -c clippy -c rustfmt
+    fi
+    rust_suffices "$wanted" || fail "Rust $wanted or newer is needed, with clippy and rustfmt:" \
+        "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+}
+
+rust_suffices() {
+    local wanted=$1 present
+    present=$(as_caller rustc --version 2>/dev/null | cut -d' ' -f2) || return 1
+    [[ -n $present && $(printf '%s\n' "$wanted" "$present" | sort -V | head -n 1) == "$wanted" ]] &&
+        as_caller cargo clippy --version &>/dev/null &&
+        as_caller cargo fmt --version &>/dev/null
+}

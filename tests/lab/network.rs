@@ -1,0 +1,117 @@
+//! A network for one test, made by `netns-scripts/network.sh`.
+
+use std::env;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+/// Hosts and routers of one test. It goes, with every process in it, when this is dropped.
+pub(crate) struct Network {
+    name: String,
+}
+
+/// One host or router of a [`Network`].
+#[derive(Clone)]
+pub(crate) struct Host {
+    namespace: String,
+}
+
+impl Network {
+    /// Makes a network with the options of `network.sh up`.
+    pub(crate) fn up<'a>(options: impl IntoIterator<Item = &'a str>) -> Self {
+        assert_eq!(
+            env::var("LAB").as_deref(),
+            Ok("1"),
+            "this test changes networks and runs only in the testbed's bubble: \
+             netns-scripts/testbed.sh lab"
+        );
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let network = Self {
+            name: format!("lab{}-{number}", process::id()),
+        };
+        let output = Command::new(network_script())
+            .args(["up", &network.name])
+            .args(options)
+            .output()
+            .expect("network.sh runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        network
+    }
+
+    pub(crate) fn host_a(&self) -> Host {
+        self.host("host-a")
+    }
+
+    pub(crate) fn host_b(&self) -> Host {
+        self.host("host-b")
+    }
+
+    pub(crate) fn router_a(&self) -> Host {
+        self.host("router-a")
+    }
+
+    pub(crate) fn router_b(&self) -> Host {
+        self.host("router-b")
+    }
+
+    fn host(&self, which: &str) -> Host {
+        Host {
+            namespace: format!("{}-{which}", self.name),
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let down = Command::new(network_script())
+            .args(["down", &self.name])
+            .status();
+        // A second panic while the first one unwinds would hide what the test found.
+        if !thread::panicking() {
+            assert!(down.is_ok_and(|status| status.success()), "network.sh down");
+        }
+    }
+}
+
+impl Host {
+    /// A command that runs on this host.
+    pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace])
+            .arg(program.as_ref());
+        command
+    }
+
+    /// Runs `work` on this host. Sockets opened by it stay on this host.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.netns_path()).expect("the namespace is there");
+        // A thread of its own, because a thread belongs to one network namespace.
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(namespace, CloneFlags::CLONE_NEWNET).expect("the test is root");
+                    work()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    pub(crate) fn netns_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.namespace)
+    }
+}
+
+fn network_script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("netns-scripts/network.sh")
+}

@@ -1,0 +1,336 @@
+//! The test equipment itself: delays, hops, losses and routers are what they are said to be.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::network::{Host, Network};
+
+const ROUTER_A: &str = "198.51.100.1";
+const ROUTER_B: &str = "203.0.113.1";
+const HOST_B_V6: &str = "2001:db8:b::2";
+
+/// tcpdump on one interface, already listening.
+struct Capture {
+    child: Child,
+}
+
+impl Capture {
+    /// Captures `count` packets that match `filter`.
+    fn start(host: &Host, interface: &str, count: usize, filter: &str) -> Self {
+        let mut child = host
+            .command("tcpdump")
+            .args(["-n", "-l", "-tt", "--nano", "--immediate-mode"])
+            .args(["-i", interface, "-c", &count.to_string(), filter])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tcpdump runs");
+        let stderr = child.stderr.take().expect("it is a pipe");
+        let listening = BufReader::new(stderr)
+            .lines()
+            .map_while(Result::ok)
+            .any(|line| line.starts_with("listening on"));
+        assert!(listening, "tcpdump listens on {interface}");
+        Self { child }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        let stdout = self.child.stdout.take().expect("it is a pipe");
+        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let lines = lines.collect();
+        self.child.wait().expect("tcpdump ends");
+        lines
+    }
+
+    /// When each packet passed, in nanoseconds, by its payload's length.
+    fn times_by_length(self) -> HashMap<usize, i128> {
+        let parse = |line: &String| {
+            let (seconds, fraction) = line.split(' ').next()?.split_once('.')?;
+            let length = line.rsplit(' ').next()?.parse().ok()?;
+            let nanoseconds = format!("{seconds}{fraction:0<9}").parse().ok()?;
+            Some((length, nanoseconds))
+        };
+        self.lines().iter().filter_map(parse).collect()
+    }
+}
+
+fn udp(host: &Host, local: &str) -> UdpSocket {
+    host.run(|| UdpSocket::bind(local)).expect("a free port")
+}
+
+/// One way through the wide area network, as both routers' kernels stamp it.
+fn transit_times(network: &Network, from: &str, to: &str, count: usize) -> Vec<Duration> {
+    let filter = "udp dst port 9";
+    let leaving = Capture::start(&network.router_a(), "wan", count, filter);
+    let arriving = Capture::start(&network.router_b(), "wan", count, filter);
+    let socket = udp(&network.host_a(), from);
+    for length in 1..=count {
+        socket.send_to(&vec![0; length], (to, 9)).expect("sent");
+        thread::sleep(Duration::from_millis(3));
+    }
+    let left = leaving.times_by_length();
+    let mut transits: Vec<_> = arriving
+        .times_by_length()
+        .into_iter()
+        .map(|(length, at)| Duration::from_nanos((at - left[&length]) as u64))
+        .collect();
+    assert_eq!(transits.len(), count);
+    transits.sort();
+    transits
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn delay_is_exact_to_a_fifth_of_a_millisecond() {
+    let delay = Duration::from_millis(10);
+    let network = Network::up(["--delay", "10ms"]);
+    for (from, to) in [("0.0.0.0:0", ROUTER_B), ("[::]:0", HOST_B_V6)] {
+        let transits = transit_times(&network, from, to, 400);
+        let excess = |rank: usize| transits[transits.len() * rank / 100].saturating_sub(delay);
+        println!(
+            "to {to}: later than {delay:?} by {:?} (p1), {:?} (p50), {:?} (p90), {:?} (p99)",
+            excess(1),
+            excess(50),
+            excess(90),
+            excess(99)
+        );
+        assert!(transits[0] >= delay, "none is early: {:?}", transits[0]);
+        assert!(excess(50) < Duration::from_micros(200), "{:?}", excess(50));
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn every_hop_answers_in_order() {
+    let network = Network::up(["--hops", "3"]);
+    let host = network.host_a();
+
+    let answers = Capture::start(&host, "eth0", 5, "icmp");
+    let socket = udp(&host, "0.0.0.0:0");
+    for ttl in 1..=5 {
+        socket.set_ttl(ttl).expect("a valid hop limit");
+        // Errors about earlier packets are reported by later calls, hence no check.
+        let _ = socket.send_to(b"?", (ROUTER_B, 9));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let sources = [
+        "192.168.1.1",
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.3",
+        ROUTER_B,
+    ];
+    for (line, source) in answers.lines().iter().zip(sources) {
+        assert!(
+            line.contains(&format!("IP {source} > 192.168.1.2: ICMP")),
+            "{line}"
+        );
+    }
+
+    let errors = "icmp6 and ip6[40] < 128";
+    let answers = Capture::start(&host, "eth0", 5, errors);
+    let socket = udp(&host, "[::]:0");
+    for hop_limit in 1..=5 {
+        setsockopt(&socket, sockopt::Ipv6Ttl, &hop_limit).expect("a valid hop limit");
+        let _ = socket.send_to(b"?", (HOST_B_V6, 9));
+        thread::sleep(Duration::from_millis(20));
+    }
+    let sources = [
+        "2001:db8:a::1",
+        "2001:db8:ffff::1",
+        "2001:db8:ffff::2",
+        "2001:db8:ffff::3",
+        "2001:db8:b::1",
+    ];
+    for (line, source) in answers.lines().iter().zip(sources) {
+        assert!(
+            line.contains(&format!(
+                "IP6 {source} > 2001:db8:a::2: ICMP6, time exceeded"
+            )),
+            "{line}"
+        );
+    }
+}
+
+/// Sends numbered packets from host-a and returns the numbers in the order in which router-b
+/// received them.
+fn received_numbers(network: &Network, count: u32) -> Vec<u32> {
+    let receiver = udp(&network.router_b(), "203.0.113.1:9");
+    receiver
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a valid timeout");
+    let sender = udp(&network.host_a(), "0.0.0.0:0");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..count {
+                sender
+                    .send_to(&number.to_be_bytes(), (ROUTER_B, 9))
+                    .expect("sent");
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        let mut numbers = Vec::new();
+        let mut bytes = [0; 4];
+        while receiver.recv(&mut bytes).is_ok() {
+            numbers.push(u32::from_be_bytes(bytes));
+        }
+        numbers
+    })
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn loss_reordering_and_duplication_are_as_configured() {
+    const COUNT: u32 = 4000;
+    let percent = |count: usize| count as f64 * 100.0 / f64::from(COUNT);
+
+    let clean = received_numbers(&Network::up([]), COUNT);
+    assert!(clean.iter().copied().eq(0..COUNT), "all, once, in order");
+
+    let lossy = received_numbers(&Network::up(["--loss", "10"]), COUNT);
+    let lost = percent(COUNT as usize - lossy.len());
+    assert!((8.5..11.5).contains(&lost), "lost {lost} %");
+
+    let doubled = received_numbers(&Network::up(["--duplicate", "5"]), COUNT);
+    let twice = percent(doubled.len() - COUNT as usize);
+    assert!((4.0..6.0).contains(&twice), "{twice} % twice");
+
+    let mixed = received_numbers(&Network::up(["--reorder", "5", "--delay", "2ms"]), COUNT);
+    assert_eq!(mixed.len(), COUNT as usize, "reordering loses nothing");
+    let mut highest = 0;
+    let late = mixed
+        .iter()
+        .filter(|number| {
+            highest = highest.max(**number);
+            **number < highest
+        })
+        .count();
+    let late = percent(late);
+    assert!((4.0..6.0).contains(&late), "{late} % overtaken");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn masquerade_translates_and_no_nat_does_not() {
+    for (nat, source) in [("masquerade", ROUTER_A), ("none", "198.51.100.2")] {
+        let network = Network::up(["--nat-a", nat]);
+        let receiver = udp(&network.router_b(), "203.0.113.1:9");
+        let sender = udp(&network.host_a(), "0.0.0.0:41000");
+        sender.send_to(b"?", (ROUTER_B, 9)).expect("sent");
+        let (_, from) = receiver.recv_from(&mut [0; 8]).expect("received");
+        // MASQUERADE keeps the port when it can.
+        assert_eq!(from, SocketAddr::new(source.parse().unwrap(), 41000));
+    }
+}
+
+/// How a connection from host-b to a port that nobody opened ends.
+fn unsolicited(network: &Network, address: IpAddr) -> io::ErrorKind {
+    network
+        .host_b()
+        .run(|| {
+            TcpStream::connect_timeout(&SocketAddr::new(address, 81), Duration::from_millis(300))
+        })
+        .expect_err("nobody listens")
+        .kind()
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn routers_meet_an_unsolicited_syn_as_configured() {
+    for (nat, kind) in [
+        ("masquerade", io::ErrorKind::ConnectionRefused),
+        ("masquerade:rst", io::ErrorKind::ConnectionRefused),
+        ("masquerade:reject", io::ErrorKind::ConnectionRefused),
+        ("masquerade:drop", io::ErrorKind::TimedOut),
+    ] {
+        let network = Network::up(["--nat-a", nat]);
+        let v4 = ROUTER_A.parse().unwrap();
+        assert_eq!(unsolicited(&network, v4), kind, "{nat}, IPv4");
+        let v6 = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 2));
+        assert_eq!(unsolicited(&network, v6), kind, "{nat}, IPv6");
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn bulk_passes_intact() {
+    const GIB: usize = 1 << 30;
+    const BLOCK: usize = 1 << 20;
+    let network = Network::up([]);
+    let listener = network
+        .router_b()
+        .run(|| TcpListener::bind((ROUTER_B, 7000)))
+        .expect("a free port");
+    // Not a multiple of the segment size, so that a misplaced segment shows.
+    let block: Vec<u8> = (0..BLOCK as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let started = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut stream = network
+                .host_a()
+                .run(|| TcpStream::connect((ROUTER_B, 7000)))
+                .expect("a way out");
+            for _ in 0..GIB / BLOCK {
+                stream.write_all(&block).expect("sent");
+            }
+        });
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut received = vec![0; BLOCK];
+        for number in 0..GIB / BLOCK {
+            stream.read_exact(&mut received).expect("received");
+            assert!(received == block, "block {number} differs");
+        }
+        assert_eq!(stream.read(&mut received).expect("the end"), 0);
+    });
+    let gigabits = GIB as f64 * 8.0 / 1e9 / started.elapsed().as_secs_f64();
+    println!("1 GiB at {gigabits:.2} Gbit/s");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_lan_connects_directly() {
+    let network = Network::up(["--topology", "lan"]);
+    for (listen, peer) in [
+        ("192.168.1.3:7000", "192.168.1.2"),
+        ("[2001:db8:a::3]:7000", "2001:db8:a::2"),
+    ] {
+        let listener = network
+            .host_b()
+            .run(|| TcpListener::bind(listen))
+            .expect("a free port");
+        let _stream = network
+            .host_a()
+            .run(|| TcpStream::connect(listen))
+            .expect("a neighbour");
+        let (_, from) = listener.accept().expect("a connection");
+        assert_eq!(from.ip(), peer.parse::<IpAddr>().unwrap());
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn networks_stand_side_by_side_and_leave_nothing() {
+    let first = Network::up([]);
+    let second = Network::up([]);
+    let mut sleeper = second
+        .host_a()
+        .command("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("sleep runs");
+    let path = second.host_a().netns_path();
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+    let status = sleeper.wait().expect("it was ended");
+    assert!(!status.success());
+    assert!(first.host_a().netns_path().exists());
+}
