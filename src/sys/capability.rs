@@ -2,7 +2,7 @@
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Without these nothing can be sent, caught or installed: raw and packet sockets, TCP_REPAIR.
 pub const NEEDED: [Capability; 2] = [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN];
@@ -112,7 +112,7 @@ fn join(missing: &[Capability]) -> String {
 }
 
 /// The path as a shell takes it back.
-fn quoted(path: &PathBuf) -> String {
+fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+".contains(&b);
     if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
@@ -143,7 +143,7 @@ mod tests {
                 quoted(&path)
             )
         );
-        assert_eq!(quoted(&"/a b/it's".into()), r"'/a b/it'\''s'");
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
     }
 
     /// On its own thread, since capabilities are per thread. Without privilege the same call is

@@ -1,0 +1,177 @@
+//! The command line as clap reads it. Values stay text here: [`super::punch`] reads them, so that
+//! every wrong one gets its own two lines.
+
+use clap::{ArgAction, Parser, Subcommand, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples, each run on both ends with the other's address:
+  Type to each other, starting at the next full ten seconds:
+    sudo tcp-punch --peer 203.0.113.7:40000 --at every:10s
+  Give the peer access to this host's ssh server, at an agreed instant:
+    sudo tcp-punch --peer 203.0.113.7:40000 --at 2026-11-21T12:00:00Z --connect 127.0.0.1:22";
+
+/// Opens one direct TCP connection between two hosts behind NATs, at an agreed instant.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tcp-punch",
+    version,
+    override_usage = "tcp-punch --peer <IP:PORT> --at <WHEN> [OPTIONS] [-- COMMAND...]\n       \
+                      tcp-punch <SUBCOMMAND>",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    subcommand_value_name = "SUBCOMMAND",
+    subcommand_help_heading = "Subcommands",
+    max_term_width = 100
+)]
+pub struct Args {
+    /// What to do instead of punching.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The punch.
+    #[command(flatten)]
+    pub punch: PunchArgs,
+}
+
+/// The main form.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct PunchArgs {
+    /// The peer's public address; IPv6 as [ADDR]:PORT, a host name is resolved
+    #[arg(long, value_name = "IP:PORT", value_hint = ValueHint::Hostname)]
+    pub peer: Option<String>,
+    /// The instant at which the SYN leaves: RFC 3339, Unix seconds, +2s from now, or every:10s
+    /// for the next whole multiple of 10 s at least 1 s away
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub at: Option<String>,
+    /// Local port and address [default: the peer's port number, address by route]
+    #[arg(long, value_name = "[IP:]PORT")]
+    pub local: Option<String>,
+    /// Give up this long after the instant
+    #[arg(long, value_name = "DUR", default_value = "10s", allow_hyphen_values = true)]
+    pub timeout: String,
+    /// File with the shared secret: 64 hex digits or a passphrase line, mode 600
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key: Option<PathBuf>,
+    /// Environment variable with the shared secret
+    #[arg(long, value_name = "NAME")]
+    pub key_env: Option<OsString>,
+    /// Hop limit of the low-TTL opener: auto (first hop past the outermost NAT), off, or 1 to 255
+    #[arg(long, value_name = "auto|off|TTL", default_value = "auto")]
+    pub opener: String,
+    /// How long before the instant the opener leaves
+    #[arg(long, value_name = "DUR", default_value = "250ms", allow_hyphen_values = true)]
+    pub opener_lead: String,
+
+    /// Write every packet sent and received as pcapng
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    pub pcap: Option<PathBuf>,
+    /// Write the attempt as JSON; - writes to standard error
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    pub report: Option<PathBuf>,
+    /// Draw the attempt as a sequence diagram
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    pub ladder: Option<PathBuf>,
+    /// Say only errors
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Records")]
+    pub quiet: bool,
+    /// Say more; -vv names every packet
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Records")]
+    pub verbose: u8,
+
+    /// Where the connection goes.
+    #[command(flatten)]
+    pub destination: DestinationArgs,
+}
+
+/// Where the connection goes; none of them joins it to standard input and output.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Where the connection goes [default: standard input and output]")]
+pub struct DestinationArgs {
+    /// Run COMMAND with the connection as its standard input and output, as inetd does (the
+    /// default with a command)
+    #[arg(long)]
+    pub exec: bool,
+    /// Run COMMAND with the connection as descriptor 3, told by LISTEN_FDS
+    #[arg(long, value_name = "3", value_parser = ["3"])]
+    pub exec_fd: Option<String>,
+    /// Run COMMAND as this user [default: under sudo, who called it]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Username)]
+    pub user: Option<String>,
+    /// Send the descriptor over the Unix stream socket PATH and exit
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub pass_fd: Option<PathBuf>,
+    /// Send the descriptor over standard output and exit: OpenSSH's ProxyUseFdpass
+    #[arg(long)]
+    pub fdpass: bool,
+    /// Join the connection to a local service
+    #[arg(long, value_name = "HOST:PORT", value_hint = ValueHint::Hostname)]
+    pub connect: Option<String>,
+    /// Join the connection to the first local client that connects here
+    #[arg(long, value_name = "HOST:PORT", value_hint = ValueHint::Hostname)]
+    pub listen: Option<String>,
+    /// The command to run, and its arguments
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<OsString>,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check kernel, capabilities, clock and firewall; name the command that mends each
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Draw the reports of one end, or of both, as a packet ladder
+    #[command(hide = true)]
+    Ladder {
+        /// The left end's report
+        a: PathBuf,
+        /// The right end's report
+        b: Option<PathBuf>,
+        /// Draw SVG instead of text
+        #[arg(long)]
+        svg: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_options() {
+        let args = Args::parse_from(["tcp-punch", "--peer", "x:1", "--", "cat", "--at", "-n"]);
+        assert_eq!(args.punch.destination.command, ["cat", "--at", "-n"]);
+        assert_eq!(args.punch.at, None);
+    }
+
+    #[test]
+    fn subcommands_need_no_peer() {
+        let args = Args::parse_from(["tcp-punch", "doctor", "--json"]);
+        assert!(matches!(args.command, Some(Command::Doctor { json: true })));
+    }
+
+    #[test]
+    fn help_ends_with_the_two_examples() {
+        let help = Args::command().render_long_help().to_string();
+        assert!(help.trim_end().ends_with(EXAMPLES), "{help}");
+        assert!(!help.contains("ladder A"), "{help}");
+    }
+}

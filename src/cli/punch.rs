@@ -1,0 +1,166 @@
+//! The main form: from arguments to a punch.
+
+use super::args::PunchArgs;
+use super::destination::Destination;
+use super::records::{self, Records};
+use super::{Failure, Status, choice, endpoint, opener, secret, span, when};
+use crate::engine::Punch;
+use crate::punch::Key;
+use crate::sys::capability::{self, CapabilityError};
+use crate::sys::clock;
+use crate::wire::WallTime;
+use nix::unistd::geteuid;
+use std::path::Path;
+use std::time::Duration;
+
+/// Everything that a punch needs, judged and open, before the first packet.
+#[derive(Debug)]
+pub struct Ready {
+    /// What the engine runs.
+    pub punch: Punch,
+    /// The agreed instant, for the countdown.
+    pub at: WallTime,
+    /// Where the connection goes.
+    pub destination: Destination,
+    /// Where the attempt is written down.
+    pub records: Records,
+}
+
+/// Runs the main form for a program that started at `now`. Returns the exit status: of the
+/// command if there is one.
+///
+/// # Errors
+/// The failure to print, with its exit status.
+pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
+    let ready = prepare(args, now)?;
+    // LEAD, in this order:
+    //  1. `let prepared = ready.destination.prepare()?` (files and sockets that only root may open)
+    //  2. `narrow()?`
+    //  3. `ready.punch.run(observer)`, the observer ticking `countdown::Countdown::on_stderr()`
+    //  4. `ready.records.write(&report)`; `outcome::failure(&report)` or `outcome::line(&report)`
+    //  5. `prepared.deliver(connection.fd)`
+    let _ = ready;
+    Err(Failure::new(Status::Internal, "the engine is not wired in yet", "merge the branches"))
+}
+
+/// Reads and judges every argument, checks the capabilities, opens the files.
+///
+/// # Errors
+/// Usage failures first, since they can be mended without privilege; then a missing capability;
+/// then files that cannot be created.
+pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
+    let missing = |option, what| {
+        Failure::usage(
+            format!("{option} is missing"),
+            format!("give {what}; tcp-punch --help has examples"),
+        )
+    };
+    let peer = args.peer.as_deref().ok_or_else(|| {
+        missing("--peer", "the peer's public address, as in --peer 203.0.113.7:40000")
+    })?;
+    let at = args
+        .at
+        .as_deref()
+        .ok_or_else(|| missing("--at", "the same instant on both ends, as in --at every:10s"))?;
+    let at = when::resolve(when::parse(at)?, now)?;
+    let timeout = span::parse("--timeout", &args.timeout)?;
+    if timeout.is_zero() {
+        return Err(Failure::usage(
+            "--timeout is zero",
+            "give the peer's packets time to arrive, as in --timeout 10s",
+        ));
+    }
+    let lead = span::parse("--opener-lead", &args.opener_lead)?;
+    if lead > LONGEST_LEAD {
+        return Err(Failure::usage(
+            format!("--opener-lead {} is too long", span::say(lead)),
+            "give at most 1m: routers forget a half-open connection after two minutes",
+        ));
+    }
+    let opener = opener::parse(&args.opener)?;
+    let destination = choice::destination(&args.destination)?;
+    distinct(args)?;
+    let key = key(args)?;
+    let local = args.local.as_deref().map(endpoint::local).transpose()?;
+    let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
+    // Resolving a name may have taken its time.
+    when::check(at, clock::now().max(now))?;
+    capability::require().map_err(|error| privilege(&error))?;
+
+    let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
+    if let Some(local) = local {
+        punch = punch.local_port(local.port);
+        if let Some(ip) = local.ip {
+            punch = punch.local_ip(ip);
+        }
+    }
+    if let Some(key) = key {
+        punch = punch.key(key);
+    }
+    if let Some(path) = &args.pcap {
+        punch = punch.pcap(records::create("--pcap", path)?);
+    }
+    let records = Records::open(args.report.as_deref(), args.ladder.as_deref())?;
+    Ok(Ready { punch, at, destination, records })
+}
+
+/// Keeps only the capabilities that the punch and the hand-over need.
+///
+/// # Errors
+/// A privilege failure.
+pub fn narrow() -> Result<(), Failure> {
+    let later: &[_] = if geteuid().is_root() { &capability::CHANGING_USER } else { &[] };
+    capability::narrow(later).map_err(|error| privilege(&error))
+}
+
+/// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.
+const LONGEST_LEAD: Duration = Duration::from_secs(60);
+
+fn key(args: &PunchArgs) -> Result<Option<Key>, Failure> {
+    match (&args.key, &args.key_env) {
+        (None, None) => Ok(None),
+        (Some(path), None) => secret::from_file(path).map(Some),
+        (None, Some(name)) => secret::from_env(name).map(Some),
+        (Some(_), Some(_)) => Err(Failure::usage(
+            "--key and --key-env exclude each other",
+            "give the secret in one place",
+        )),
+    }
+}
+
+/// Two records in one file would overwrite each other.
+fn distinct(args: &PunchArgs) -> Result<(), Failure> {
+    let files: Vec<(&str, &Path)> =
+        [("--pcap", &args.pcap), ("--report", &args.report), ("--ladder", &args.ladder)]
+            .into_iter()
+            .filter_map(|(option, path)| Some((option, path.as_deref()?)))
+            .collect();
+    for (i, (option, path)) in files.iter().enumerate() {
+        if let Some((other, _)) = files[..i].iter().find(|(_, earlier)| earlier == path) {
+            return Err(Failure::usage(
+                format!("{other} and {option} name the same file"),
+                "give each its own",
+            ));
+        }
+        if *path == Path::new("-") && *option != "--report" {
+            return Err(Failure::usage(
+                format!("{option} does not write to standard error"),
+                "name a file; only --report takes -",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn privilege(error: &CapabilityError) -> Failure {
+    let todo = match error {
+        CapabilityError::Missing { setcap, .. } if !setcap.is_empty() => {
+            format!("run it with sudo, or once: {setcap}")
+        }
+        CapabilityError::Missing { .. } => "run it with sudo".to_owned(),
+        CapabilityError::System { .. } => {
+            "run it outside of a sandbox that forbids capget and capset".to_owned()
+        }
+    };
+    Failure::new(Status::Privilege, error, todo)
+}
