@@ -1,5 +1,7 @@
 //! Arguments, commands, words and pictures for people.
 
+pub mod destination;
+
 use std::process::ExitCode;
 
 /// Runs the program.
