@@ -47,6 +47,7 @@ fn a_report_of_nothing_validates() {
         ("/handover", Value::Null),
         ("/opener", json!({"ttl": null, "why": "switched off", "path": []})),
         ("/clock/estimated_error_us", Value::Null),
+        ("/clock/one_way_delay_us", Value::Null),
     ] {
         *value.pointer_mut(pointer).unwrap() = with;
     }

@@ -48,6 +48,9 @@ pub(super) struct Completed {
 pub(super) const SPIN: Duration = Duration::from_millis(4);
 /// How often somebody who watches hears of the time that remains.
 const TICK: Duration = Duration::from_millis(100);
+/// The priority is raised this long before the instant: on a busy host an ordinary thread may wake
+/// up some milliseconds late.
+const RAISE: Duration = Duration::from_millis(50);
 
 impl Drive {
     /// Runs until the handshake completes.
@@ -75,6 +78,9 @@ impl Drive {
                 }
             }
             let now = clock::now();
+            if now >= self.at.before(RAISE) {
+                self.priority.get_or_insert_with(Priority::raise);
+            }
             if self.attempt.fires_at().is_some_and(|at| now >= at.before(SPIN)) {
                 self.fire();
                 progress(Progress::Fired);
@@ -200,6 +206,7 @@ impl Drive {
             self.attempt.fires_at().map(|at| at.before(SPIN)),
             self.prober.as_ref().and_then(Prober::poll_timeout),
             (now < self.at).then(|| now.after(TICK)),
+            Some(self.at.before(RAISE)).filter(|raise| now < *raise),
         ];
         let until = due.into_iter().flatten().min().unwrap_or(now.after(TICK));
         let sockets = [self.capture.as_fd(), self.sender.as_fd()];

@@ -2,7 +2,7 @@
 
 use super::drive::Drive;
 use crate::punch::{Output, Purpose};
-use crate::sys::{Priority, clock, spin_until};
+use crate::sys::{clock, spin_until};
 use crate::wire::{WallTime, echo_request};
 use std::time::Duration;
 
@@ -24,7 +24,6 @@ impl Drive {
     /// Spins until the instant and sends the SYN, early by what sending costs. Answers that come
     /// in meanwhile wait in the capture.
     pub(super) fn fire(&mut self) {
-        self.priority.get_or_insert_with(Priority::raise);
         self.attempt.handle_timeout(self.at);
         let mut outputs = Vec::new();
         while let Some(output) = self.attempt.poll() {

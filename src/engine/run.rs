@@ -221,15 +221,14 @@ impl Drive {
         }
     }
 
-    /// Closes everything. The kernel takes milliseconds to close a packet socket, which the
-    /// connection need not wait for.
+    /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
+    /// for an RCU grace period), which the connection need not wait for.
     fn dismantle(mut self) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
         }
-        drop(self.priority.take());
-        let Self { capture, .. } = self;
-        drop(capture);
+        self.priority = None;
+        std::thread::spawn(move || drop(self));
     }
 }
 

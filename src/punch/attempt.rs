@@ -127,8 +127,9 @@ impl Attempt {
         self.evidence.count(segment, &reaction);
         match reaction {
             Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
-            Reaction::Answered(answer, what) => {
-                self.outputs.push_back(Output::Transmit(answer, Purpose::SynAck));
+            Reaction::Answered([syn_ack, ack], what) => {
+                self.outputs.push_back(Output::Transmit(syn_ack, Purpose::SynAck));
+                self.outputs.push_back(Output::Transmit(ack, Purpose::Ack));
                 self.transmissions = 0;
                 self.schedule(now);
                 what
@@ -139,8 +140,10 @@ impl Attempt {
                 self.outputs.push_back(Output::Established(tcb));
                 what
             }
-            Reaction::Reset(what) => {
-                self.reopen(now);
+            Reaction::Reset { reopen, what } => {
+                if reopen {
+                    self.reopen(now);
+                }
                 if let Some(instant) = self.fires_at() {
                     self.transmit_at = instant;
                 }
@@ -222,10 +225,11 @@ impl Attempt {
 
     fn push_opener(&mut self, opener: Opener, purpose: Purpose, now: WallTime) {
         // Once the peer's SYN came in our routers are open, and a further SYN would be out of turn.
-        if !self.handshake.is_syn_received() {
-            let syn = Segment { hop_limit: opener.hop_limit, ..self.handshake.syn(tsval(now)) };
-            self.outputs.push_back(Output::Transmit(syn, purpose));
+        if self.handshake.is_syn_received() && purpose == Purpose::Opener {
+            return;
         }
+        let syn = Segment { hop_limit: opener.hop_limit, ..self.handshake.syn(tsval(now)) };
+        self.outputs.push_back(Output::Transmit(syn, purpose));
     }
 
     fn schedule(&mut self, now: WallTime) {

@@ -48,7 +48,7 @@ impl Evidence {
     pub(super) fn count(&mut self, segment: &Segment, reaction: &Reaction) {
         match reaction {
             Reaction::WrongKey(_) => self.wrong_key += 1,
-            Reaction::Reset(_) => self.resets += 1,
+            Reaction::Reset { .. } => self.resets += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
             Reaction::Answered(..) | Reaction::Completed { .. } => {

@@ -31,8 +31,12 @@ pub struct Offer {
 enum State {
     /// Our SYN is out, or will be; nothing valid came in.
     SynSent,
-    /// The peer's SYN came in and our SYN-ACK went out.
-    SynReceived(PeerSyn),
+    /// The peer's SYN came in and our SYN-ACK went out. `closed`: a reset says that a router on
+    /// the way has forgotten the connection, so that only a SYN passes.
+    SynReceived {
+        peer: PeerSyn,
+        closed: bool,
+    },
     Established,
 }
 
@@ -49,8 +53,8 @@ struct PeerSyn {
 pub enum Reaction {
     /// Nothing; the reason is for people.
     Ignored(&'static str),
-    /// It calls for an answer, and the handshake goes on.
-    Answered(Segment, &'static str),
+    /// It calls for these answers, and the handshake goes on.
+    Answered([Segment; 2], &'static str),
     /// It completed the handshake.
     Completed {
         /// The connection.
@@ -60,8 +64,13 @@ pub enum Reaction {
         /// For people.
         what: &'static str,
     },
-    /// A reset: a router on the way may have forgotten our mapping.
-    Reset(&'static str),
+    /// A reset. `reopen`: our own routers may have forgotten our mapping with it.
+    Reset {
+        /// Whether a SYN should make the mapping anew at once.
+        reopen: bool,
+        /// For people.
+        what: &'static str,
+    },
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
     /// A SYN or SYN-ACK whose sender does not hold the key.
@@ -99,15 +108,15 @@ impl Handshake {
     /// What a timeout repeats: the SYN, or the SYN-ACK once the peer's SYN came in.
     pub fn retransmission(&self, tsval: u32) -> Option<Segment> {
         match self.state {
-            State::SynSent => Some(self.syn(tsval)),
-            State::SynReceived(peer) => Some(self.syn_ack(&peer, tsval)),
+            State::SynSent | State::SynReceived { closed: true, .. } => Some(self.syn(tsval)),
+            State::SynReceived { peer, .. } => Some(self.syn_ack(&peer, tsval)),
             State::Established => None,
         }
     }
 
     /// Whether the peer's SYN has come in and its answer is awaited.
     pub fn is_syn_received(&self) -> bool {
-        matches!(self.state, State::SynReceived(_))
+        matches!(self.state, State::SynReceived { .. })
     }
 
     /// A segment of this tuple came in.
@@ -119,7 +128,9 @@ impl Handshake {
             (State::Established, ..) => Reaction::Ignored("after establishment"),
             (_, true, None) => self.peer_syn(segment, tsval),
             (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
-            (State::SynReceived(peer), false, Some(ack)) => self.peer_ack(segment, ack, peer),
+            (State::SynReceived { peer, .. }, false, Some(ack)) => {
+                self.peer_ack(segment, ack, peer)
+            }
             (State::SynSent, false, Some(_)) => {
                 Reaction::Ignored("ACK before any SYN, stale or stray")
             }
@@ -127,21 +138,22 @@ impl Handshake {
         }
     }
 
-    /// RFC 9293 ends the attempt here; we go back to SYN-SENT instead, because the reset comes
-    /// from a router that met our SYN too early more often than from the peer, and because a
-    /// mapping that it killed is made anew by a SYN only.
+    /// RFC 9293 ends the attempt here; we go on, because the reset comes from a router that met our
+    /// SYN too early more often than from the peer. Netfilter forgets an unanswered mapping when it
+    /// forwards a reset, and lets only a SYN pass afterwards.
     fn reset(&mut self, segment: &Segment) -> Reaction {
-        match self.state {
-            State::SynSent => Reaction::Reset("reset, outlived"),
-            State::SynReceived(peer) => {
-                let ours = segment.ack == Some(self.iss + 1);
-                if segment.seq == peer.irs + 1 || (segment.seq == Seq(0) && ours) {
-                    self.state = State::SynSent;
-                    Reaction::Reset("reset, outlived: back to SYN-SENT")
-                } else {
+        match &mut self.state {
+            State::SynSent => Reaction::Reset { reopen: true, what: "reset, outlived" },
+            State::SynReceived { peer, closed } => {
+                let answers_our_syn = segment.seq == Seq(0) && segment.ack == Some(self.iss + 1);
+                if segment.seq != peer.irs + 1 && !answers_our_syn {
                     // RFC 5961 section 3.2: only the exact number may reset.
-                    Reaction::Ignored("reset outside the window")
+                    return Reaction::Ignored("reset outside the window");
                 }
+                // The peer's SYN came through meanwhile, and its answer to ours may be on its way:
+                // a SYN now would close the very mapping that it needs.
+                let reopen = std::mem::replace(closed, true);
+                Reaction::Reset { reopen, what: "reset, outlived" }
             }
             State::Established => Reaction::Ignored("reset after establishment"),
         }
@@ -157,12 +169,23 @@ impl Handshake {
         }
         let peer = PeerSyn::from(segment);
         let what = match self.state {
-            State::SynReceived(known) if known.irs == peer.irs => "peer's SYN again",
-            State::SynReceived(_) => "peer's SYN, started anew",
+            State::SynReceived { peer: known, .. } if known.irs == peer.irs => "peer's SYN again",
+            State::SynReceived { .. } => "peer's SYN, started anew",
             _ => "peer's SYN",
         };
-        self.state = State::SynReceived(peer);
-        Reaction::Answered(self.syn_ack(&peer, tsval), what)
+        self.state = State::SynReceived { peer, closed: false };
+        let syn_ack = self.syn_ack(&peer, tsval);
+        // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
+        // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
+        // first, its FIN included. Kernels before 6.11 complete by it, too.
+        let ack = Segment {
+            seq: self.iss + 1,
+            syn: false,
+            window: self.scaled_window(syn_ack.options.window_scale.is_some()),
+            options: Options { timestamps: syn_ack.options.timestamps, ..Options::default() },
+            ..syn_ack.clone()
+        };
+        Reaction::Answered([syn_ack, ack], what)
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
@@ -173,17 +196,21 @@ impl Handshake {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
         let mut agreed = self.agree(&segment.options);
-        if let State::SynReceived(peer) = self.state
-            && peer.irs == segment.seq
-        {
+        let known = match self.state {
+            State::SynReceived { peer, closed } if peer.irs == segment.seq => Some((peer, closed)),
+            _ => None,
+        };
+        if let Some((peer, _)) = known {
             // A middlebox may strip an option from the one and not from the other; only what
             // both carried can be in force at the peer.
             agreed = agreed.and(self.agree(&peer.options));
         }
         let tcb = self.establish(segment.seq, segment, agreed, 0);
         let timestamps = segment.options.timestamps.map(|(theirs, _)| (tsval, theirs));
-        let ack = tcb.acknowledge(tcb.rcv_nxt, timestamps);
-        Reaction::Completed { tcb, ack: Some(ack), what: "peer's SYN-ACK" }
+        // The answer to the peer's SYN has acknowledged it already, unless a reset met it.
+        let acknowledged = matches!(known, Some((_, false)));
+        let ack = (!acknowledged).then(|| tcb.acknowledge(tcb.rcv_nxt, timestamps));
+        Reaction::Completed { tcb, ack, what: "peer's SYN-ACK" }
     }
 
     fn peer_ack(&mut self, segment: &Segment, ack: Seq, peer: PeerSyn) -> Reaction {
@@ -230,6 +257,10 @@ impl Handshake {
         segment.options.sack_permitted &= peer.options.sack_permitted;
         segment.options.timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
         segment
+    }
+
+    fn scaled_window(&self, is_scaled: bool) -> u16 {
+        if is_scaled { self.offer.window >> self.offer.window_scale } else { self.offer.window }
     }
 
     fn agree(&self, theirs: &Options) -> Agreed {

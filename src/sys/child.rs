@@ -258,10 +258,7 @@ struct Failure {
 
 impl Failure {
     fn last(call: u8) -> Self {
-        Self {
-            call,
-            errno: Errno::last_raw(),
-        }
+        Self { call, errno: Errno::last_raw() }
     }
 
     fn to_bytes(&self) -> [u8; 5] {
@@ -316,18 +313,11 @@ impl Image {
             .environment
             .iter()
             .filter(|(name, _)| {
-                !["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"]
-                    .map(Into::into)
-                    .contains(name)
+                !["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"].map(Into::into).contains(name)
             })
             .map(|(name, value)| {
-                [
-                    name.clone().into_vec(),
-                    b"=".into(),
-                    value.clone().into_vec(),
-                    b"\0".into(),
-                ]
-                .concat()
+                [name.clone().into_vec(), b"=".into(), value.clone().into_vec(), b"\0".into()]
+                    .concat()
             })
             .collect();
         if program.passing == Passing::Descriptor3 {
@@ -373,10 +363,7 @@ impl Image {
         if passing == Passing::Descriptor3
             && let Some(entry) = self.environment.last_mut()
         {
-            write_number(
-                &mut entry[LISTEN_PID.len()..],
-                getpid().as_raw().unsigned_abs(),
-            );
+            write_number(&mut entry[LISTEN_PID.len()..], getpid().as_raw().unsigned_abs());
             // The last pointer is the null; the one before is this entry's, taken anew because
             // it was written to.
             let place = self.envp.len() - 2;

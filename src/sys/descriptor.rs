@@ -57,10 +57,7 @@ pub fn is_unix_stream(descriptor: BorrowedFd<'_>) -> bool {
 pub fn set_blocking(descriptor: impl AsFd) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
     if flags.contains(OFlag::O_NONBLOCK) {
-        fcntl(
-            &descriptor,
-            FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)),
-        )?;
+        fcntl(&descriptor, FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)))?;
     }
     Ok(())
 }
@@ -90,13 +87,9 @@ mod tests {
         let mut byte = [0xff];
         let mut iov = [std::io::IoSliceMut::new(&mut byte)];
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-        let message = recvmsg::<UnixAddr>(
-            socket.as_raw_fd(),
-            &mut iov,
-            Some(&mut space),
-            MsgFlags::empty(),
-        )
-        .unwrap();
+        let message =
+            recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::empty())
+                .unwrap();
         assert_eq!(message.bytes, 1);
         let descriptor = match message.cmsgs().unwrap().next() {
             Some(ControlMessageOwned::ScmRights(descriptors)) => descriptors[0],

@@ -32,11 +32,7 @@ pub fn may_change_user() -> bool {
 /// # Errors
 /// What `capset` reported.
 pub fn raise_for_hand_over() -> Result<(), PrivilegeError> {
-    for capability in [
-        Capability::CAP_SETUID,
-        Capability::CAP_SETGID,
-        Capability::CAP_SETPCAP,
-    ] {
+    for capability in [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_SETPCAP] {
         if caps::has_cap(None, CapSet::Permitted, capability)? {
             caps::raise(None, CapSet::Effective, capability)?;
         }
@@ -88,12 +84,7 @@ mod tests {
             caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap();
         forbid_gaining().unwrap();
         drop_all().unwrap();
-        for set in [
-            CapSet::Effective,
-            CapSet::Permitted,
-            CapSet::Inheritable,
-            CapSet::Ambient,
-        ] {
+        for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
             assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
         }
         assert!(!may_change_user());

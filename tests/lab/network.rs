@@ -31,19 +31,13 @@ impl Network {
         );
         static MADE: AtomicU32 = AtomicU32::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let network = Self {
-            name: format!("lab{}-{number}", process::id()),
-        };
+        let network = Self { name: format!("lab{}-{number}", process::id()) };
         let output = Command::new(network_script())
             .args(["up", &network.name])
             .args(options)
             .output()
             .expect("network.sh runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         network
     }
 
@@ -64,17 +58,13 @@ impl Network {
     }
 
     fn host(&self, which: &str) -> Host {
-        Host {
-            namespace: format!("{}-{which}", self.name),
-        }
+        Host { namespace: format!("{}-{which}", self.name) }
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let down = Command::new(network_script())
-            .args(["down", &self.name])
-            .status();
+        let down = Command::new(network_script()).args(["down", &self.name]).status();
         // A second panic while the first one unwinds would hide what the test found.
         if !thread::panicking() {
             assert!(down.is_ok_and(|status| status.success()), "network.sh down");
@@ -86,9 +76,7 @@ impl Host {
     /// A command that runs on this host.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", &self.namespace])
-            .arg(program.as_ref());
+        command.args(["netns", "exec", &self.namespace]).arg(program.as_ref());
         command
     }
 

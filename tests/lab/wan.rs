@@ -119,18 +119,9 @@ fn every_hop_answers_in_order() {
         let _ = socket.send_to(b"?", (ROUTER_B, 9));
         thread::sleep(Duration::from_millis(20));
     }
-    let sources = [
-        "192.168.1.1",
-        "192.0.2.1",
-        "192.0.2.2",
-        "192.0.2.3",
-        ROUTER_B,
-    ];
+    let sources = ["192.168.1.1", "192.0.2.1", "192.0.2.2", "192.0.2.3", ROUTER_B];
     for (line, source) in answers.lines().iter().zip(sources) {
-        assert!(
-            line.contains(&format!("IP {source} > 192.168.1.2: ICMP")),
-            "{line}"
-        );
+        assert!(line.contains(&format!("IP {source} > 192.168.1.2: ICMP")), "{line}");
     }
 
     let errors = "icmp6 and ip6[40] < 128";
@@ -150,9 +141,7 @@ fn every_hop_answers_in_order() {
     ];
     for (line, source) in answers.lines().iter().zip(sources) {
         assert!(
-            line.contains(&format!(
-                "IP6 {source} > 2001:db8:a::2: ICMP6, time exceeded"
-            )),
+            line.contains(&format!("IP6 {source} > 2001:db8:a::2: ICMP6, time exceeded")),
             "{line}"
         );
     }
@@ -162,16 +151,12 @@ fn every_hop_answers_in_order() {
 /// received them.
 fn received_numbers(network: &Network, count: u32) -> Vec<u32> {
     let receiver = udp(&network.router_b(), "203.0.113.1:9");
-    receiver
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("a valid timeout");
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a valid timeout");
     let sender = udp(&network.host_a(), "0.0.0.0:0");
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..count {
-                sender
-                    .send_to(&number.to_be_bytes(), (ROUTER_B, 9))
-                    .expect("sent");
+                sender.send_to(&number.to_be_bytes(), (ROUTER_B, 9)).expect("sent");
                 thread::sleep(Duration::from_micros(100));
             }
         });
@@ -263,21 +248,16 @@ fn bulk_passes_intact() {
     const GIB: usize = 1 << 30;
     const BLOCK: usize = 1 << 20;
     let network = Network::up([]);
-    let listener = network
-        .router_b()
-        .run(|| TcpListener::bind((ROUTER_B, 7000)))
-        .expect("a free port");
+    let listener =
+        network.router_b().run(|| TcpListener::bind((ROUTER_B, 7000))).expect("a free port");
     // Not a multiple of the segment size, so that a misplaced segment shows.
-    let block: Vec<u8> = (0..BLOCK as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let block: Vec<u8> =
+        (0..BLOCK as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let started = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut stream = network
-                .host_a()
-                .run(|| TcpStream::connect((ROUTER_B, 7000)))
-                .expect("a way out");
+            let mut stream =
+                network.host_a().run(|| TcpStream::connect((ROUTER_B, 7000))).expect("a way out");
             for _ in 0..GIB / BLOCK {
                 stream.write_all(&block).expect("sent");
             }
@@ -298,18 +278,11 @@ fn bulk_passes_intact() {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn a_lan_connects_directly() {
     let network = Network::up(["--topology", "lan"]);
-    for (listen, peer) in [
-        ("192.168.1.3:7000", "192.168.1.2"),
-        ("[2001:db8:a::3]:7000", "2001:db8:a::2"),
-    ] {
-        let listener = network
-            .host_b()
-            .run(|| TcpListener::bind(listen))
-            .expect("a free port");
-        let _stream = network
-            .host_a()
-            .run(|| TcpStream::connect(listen))
-            .expect("a neighbour");
+    for (listen, peer) in
+        [("192.168.1.3:7000", "192.168.1.2"), ("[2001:db8:a::3]:7000", "2001:db8:a::2")]
+    {
+        let listener = network.host_b().run(|| TcpListener::bind(listen)).expect("a free port");
+        let _stream = network.host_a().run(|| TcpStream::connect(listen)).expect("a neighbour");
         let (_, from) = listener.accept().expect("a connection");
         assert_eq!(from.ip(), peer.parse::<IpAddr>().unwrap());
     }
@@ -320,12 +293,7 @@ fn a_lan_connects_directly() {
 fn networks_stand_side_by_side_and_leave_nothing() {
     let first = Network::up([]);
     let second = Network::up([]);
-    let mut sleeper = second
-        .host_a()
-        .command("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("sleep runs");
+    let mut sleeper = second.host_a().command("sleep").arg("1000").spawn().expect("sleep runs");
     let path = second.host_a().netns_path();
     assert!(path.exists());
     drop(second);

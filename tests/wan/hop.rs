@@ -119,9 +119,7 @@ mod tests {
             for count in 1..ttl {
                 let mut packet = syn(ttl);
                 count_down(&mut packet, count);
-                let header = Ipv4HeaderSlice::from_slice(packet.bytes())
-                    .unwrap()
-                    .to_header();
+                let header = Ipv4HeaderSlice::from_slice(packet.bytes()).unwrap().to_header();
                 assert_eq!(header.time_to_live, ttl - count);
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
             }

@@ -45,10 +45,7 @@ pub(crate) struct Arrivals {
 
 impl Link {
     pub(crate) fn new(impairments: Impairments, seed: u64) -> Self {
-        Self {
-            impairments,
-            dice: Dice(seed),
-        }
+        Self { impairments, dice: Dice(seed) }
     }
 
     /// The delay of a packet that nothing happens to.
@@ -59,10 +56,7 @@ impl Link {
     /// Decides on a packet that enters the link at `now`.
     pub(crate) fn traverse(&mut self, now: Instant) -> Arrivals {
         if self.dice.shows(self.impairments.loss) {
-            return Arrivals {
-                first: None,
-                duplicate: None,
-            };
+            return Arrivals { first: None, duplicate: None };
         }
         let due = now + self.impairments.delay;
         let first = if self.dice.shows(self.impairments.reorder) {
@@ -109,13 +103,7 @@ mod tests {
     }
 
     fn link(impairments: Impairments) -> Link {
-        Link::new(
-            Impairments {
-                delay: DELAY,
-                ..impairments
-            },
-            7,
-        )
+        Link::new(Impairments { delay: DELAY, ..impairments }, 7)
     }
 
     fn share(count: usize) -> f64 {
@@ -144,10 +132,7 @@ mod tests {
         });
         let arrivals: Vec<_> = (0..100_000).map(|_| link.traverse(now)).collect();
         let lost = arrivals.iter().filter(|a| a.first.is_none()).count();
-        let late = arrivals
-            .iter()
-            .filter(|a| a.first > Some(now + DELAY))
-            .count();
+        let late = arrivals.iter().filter(|a| a.first > Some(now + DELAY)).count();
         let twice = arrivals.iter().filter(|a| a.duplicate.is_some()).count();
         assert!((share(lost) - 0.10).abs() < 0.005, "{lost}");
         assert!((share(late) - 0.05 * 0.9).abs() < 0.005, "{late}");
@@ -157,15 +142,10 @@ mod tests {
     #[test]
     fn the_seed_repeats_the_run() {
         let now = Instant::now();
-        let lossy = Impairments {
-            loss: percent(50.0),
-            ..Impairments::default()
-        };
+        let lossy = Impairments { loss: percent(50.0), ..Impairments::default() };
         let run = |seed| {
             let mut link = Link::new(lossy, seed);
-            (0..64)
-                .map(|_| link.traverse(now).first.is_some())
-                .collect::<Vec<_>>()
+            (0..64).map(|_| link.traverse(now).first.is_some()).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

@@ -26,10 +26,7 @@ pub(crate) struct Summary {
 
 impl Packet {
     pub(crate) fn new() -> Self {
-        Self {
-            room: Box::new([0; CAPACITY]),
-            len: 0,
-        }
+        Self { room: Box::new([0; CAPACITY]), len: 0 }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

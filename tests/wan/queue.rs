@@ -33,11 +33,7 @@ impl DelayQueue {
             return Err(packet);
         }
         self.bytes += len;
-        self.heap.push(Reverse(Entry {
-            due,
-            order: self.pushed,
-            packet,
-        }));
+        self.heap.push(Reverse(Entry { due, order: self.pushed, packet }));
         self.pushed += 1;
         Ok(())
     }
@@ -109,10 +105,7 @@ mod tests {
     #[test]
     fn is_bounded() {
         let now = Instant::now();
-        let mut queue = DelayQueue {
-            bytes: LIMIT_BYTES - 1,
-            ..DelayQueue::default()
-        };
+        let mut queue = DelayQueue { bytes: LIMIT_BYTES - 1, ..DelayQueue::default() };
         assert!(queue.push(now, packet(0)).is_ok());
         assert!(queue.push(now, packet(0)).is_err());
     }

@@ -64,10 +64,7 @@ impl FromStr for Attachment {
         Ok(Self {
             netns: PathBuf::from("/run/netns").join(netns),
             interface: interface.to_owned(),
-            prefixes: prefixes
-                .split(',')
-                .map(str::parse)
-                .collect::<Result<_, _>>()?,
+            prefixes: prefixes.split(',').map(str::parse).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -88,10 +85,7 @@ impl Routes {
     }
 
     pub(crate) fn find(&self, destination: IpAddr) -> Option<usize> {
-        self.0
-            .iter()
-            .find(|(prefix, _)| prefix.contains(destination))
-            .map(|(_, to)| *to)
+        self.0.iter().find(|(prefix, _)| prefix.contains(destination)).map(|(_, to)| *to)
     }
 }
 
@@ -103,10 +97,7 @@ mod tests {
     fn the_longest_prefix_wins() {
         let routes = Routes::new([
             vec!["0.0.0.0/0".parse().unwrap()],
-            vec![
-                "203.0.113.0/24".parse().unwrap(),
-                "2001:db8:b::/48".parse().unwrap(),
-            ],
+            vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:b::/48".parse().unwrap()],
         ]);
         assert_eq!(routes.find("203.0.113.9".parse().unwrap()), Some(1));
         assert_eq!(routes.find("203.0.114.9".parse().unwrap()), Some(0));
@@ -116,20 +107,12 @@ mod tests {
 
     #[test]
     fn attachments() {
-        let attachment: Attachment = "x-router-a=wan:198.51.100.0/24,2001:db8:a::/48"
-            .parse()
-            .unwrap();
+        let attachment: Attachment =
+            "x-router-a=wan:198.51.100.0/24,2001:db8:a::/48".parse().unwrap();
         assert_eq!(attachment.netns, PathBuf::from("/run/netns/x-router-a"));
         assert_eq!(attachment.interface, "wan");
         assert_eq!(attachment.prefixes.len(), 2);
-        for wrong in [
-            "",
-            "a",
-            "a=wan",
-            "=wan:1.0.0.0/8",
-            "a=wan:",
-            "a=wan:1.0.0.0/33",
-        ] {
+        for wrong in ["", "a", "a=wan", "=wan:1.0.0.0/8", "a=wan:", "a=wan:1.0.0.0/33"] {
             assert!(wrong.parse::<Attachment>().is_err(), "{wrong}");
         }
     }

@@ -37,12 +37,7 @@ const READ_BATCH: usize = 64;
 #[command(name = "wan")]
 struct Arguments {
     /// A router: its namespace, the TUN interface to make there, and what is routed to it
-    #[arg(
-        long,
-        required = true,
-        value_name = "NETNS=IFNAME:PREFIX[,PREFIX]",
-        num_args = 1
-    )]
+    #[arg(long, required = true, value_name = "NETNS=IFNAME:PREFIX[,PREFIX]", num_args = 1)]
     attach: Vec<Attachment>,
     /// One-way delay of every path, such as 10ms
     #[arg(long, default_value = "0", value_parser = parse_duration)]
@@ -97,10 +92,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn run(tuns: &[Tun], backbone: &mut Backbone) -> Result<(), Box<dyn Error>> {
-    let mut poll_fds: Vec<_> = tuns
-        .iter()
-        .map(|tun| PollFd::new(tun.as_fd(), PollFlags::POLLIN))
-        .collect();
+    let mut poll_fds: Vec<_> =
+        tuns.iter().map(|tun| PollFd::new(tun.as_fd(), PollFlags::POLLIN)).collect();
     loop {
         let timeout = backbone
             .next_due()
@@ -139,13 +132,10 @@ fn read_batch(from: usize, tun: &Tun, backbone: &mut Backbone) -> io::Result<()>
 
 /// A number with a unit: `10ms`, `0.5s`, `250us`; zero needs none.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("`{text}` does not begin with a number"))?;
+    let number: f64 =
+        number.parse().map_err(|_| format!("`{text}` does not begin with a number"))?;
     let seconds = match unit {
         "s" => number,
         "ms" => number / 1e3,

@@ -19,23 +19,23 @@ fn completed(reaction: Reaction) -> (EstablishedTcb, Option<Segment>) {
 
 fn answer(reaction: Reaction) -> Segment {
     match reaction {
-        Reaction::Answered(segment, _) => segment,
+        Reaction::Answered([syn_ack, _], _) => syn_ack,
         other => panic!("not answered: {other:?}"),
     }
 }
 
-/// > S seq 100 · < S seq 300 · > S. seq 100 ack 301 · < S. seq 300 ack 101 · > . seq 101 ack 301
+/// > S seq 100 · < S seq 300 · > S. seq 100 ack 301 · > . seq 101 ack 301 · < S. seq 300 ack 101
 #[test]
 fn crossed_syns_then_crossed_syn_acks_establish() {
     let mut host = handshake();
     assert_eq!(host.syn(NOW).flags(), "S");
-    let reply = answer(host.receive(&syn(300), NOW));
+    let Reaction::Answered([reply, behind], _) = host.receive(&syn(300), NOW) else { panic!() };
     assert_eq!((reply.flags(), reply.seq, reply.ack), ("S.".into(), Seq(100), Some(Seq(301))));
     assert_eq!(reply.options.timestamps, Some((NOW, 900)));
+    assert_eq!((behind.flags(), behind.seq, behind.ack), (".".into(), Seq(101), Some(Seq(301))));
+    assert_eq!(behind.window, 511, "65408 >> 7");
     let (tcb, last) = completed(host.receive(&syn_ack(300, 101), NOW + 1));
-    let last = last.unwrap();
-    assert_eq!((last.flags(), last.seq, last.ack), (".".into(), Seq(101), Some(Seq(301))));
-    assert_eq!(last.window, 511, "65408 >> 7");
+    assert_eq!(last, None, "the peer's SYN is acknowledged already");
     assert_eq!((tcb.snd_nxt, tcb.rcv_nxt, tcb.snd_wnd), (Seq(101), Seq(301), 64000));
     assert_eq!(tcb.agreed.window_scale, Some(WindowScale { send: 9, receive: 7 }));
     assert!(tcb.agreed.sack && tcb.agreed.timestamps);
@@ -98,16 +98,36 @@ fn a_peer_that_starts_anew_is_met_at_its_new_number() {
 }
 
 #[test]
-fn resets_are_outlived_and_send_us_back_to_the_syn() {
+fn a_reset_before_the_peers_syn_asks_for_a_new_opening() {
     let mut host = handshake();
-    assert_eq!(host.receive(&rst(0, Some(101)), NOW), Reaction::Reset("reset, outlived"));
-    answer(host.receive(&syn(300), NOW));
-    assert!(matches!(host.receive(&rst(299, None), NOW), Reaction::Ignored(_)), "RFC 5961");
-    assert!(host.is_syn_received());
-    assert!(matches!(host.receive(&rst(301, None), NOW), Reaction::Reset(_)));
-    assert_eq!(host.retransmission(NOW).unwrap().flags(), "S");
+    assert!(matches!(host.receive(&rst(0, Some(101)), NOW), Reaction::Reset { reopen: true, .. }));
     answer(host.receive(&syn(300), NOW));
     completed(host.receive(&syn_ack(300, 101), NOW));
+}
+
+/// > S · < S · > S. · < R. seq 0 ack 101 (the peer's router met our SYN before its mapping stood)
+#[test]
+fn a_reset_after_the_peers_syn_is_outlived_and_its_next_segment_still_completes() {
+    for last in [ack(301, 101), syn_ack(300, 101)] {
+        for reset in [rst(0, Some(101)), rst(301, None)] {
+            let mut host = handshake();
+            answer(host.receive(&syn(300), NOW));
+            assert!(matches!(host.receive(&rst(299, None), NOW), Reaction::Ignored(_)), "RFC 5961");
+            assert!(matches!(host.receive(&reset, NOW), Reaction::Reset { reopen: false, .. }));
+            assert_eq!(host.retransmission(NOW).unwrap().flags(), "S", "only a SYN passes now");
+            assert!(matches!(host.receive(&reset, NOW), Reaction::Reset { reopen: true, .. }));
+            completed(host.receive(&last, NOW));
+        }
+    }
+}
+
+#[test]
+fn the_peers_syn_after_a_reset_is_answered_as_the_first_was() {
+    let mut host = handshake();
+    let first = answer(host.receive(&syn(300), NOW));
+    host.receive(&rst(301, None), NOW);
+    assert_eq!(answer(host.receive(&syn(300), NOW)), first);
+    assert_eq!(host.retransmission(NOW), Some(first));
 }
 
 #[test]
@@ -141,13 +161,13 @@ fn with_a_key_only_the_expected_numbers_are_a_peer() {
 fn only_options_that_arrived_are_in_force() {
     let mut host = handshake();
     let bare = Segment { options: Options { mss: Some(1400), ..Options::default() }, ..syn(300) };
-    let reply = answer(host.receive(&bare, NOW));
+    let Reaction::Answered([reply, behind], _) = host.receive(&bare, NOW) else { panic!() };
+    assert_eq!((behind.options.timestamps, behind.window), (None, 65408));
     assert_eq!(reply.options, Options { mss: Some(1460), ..Options::default() });
     let (tcb, last) = completed(host.receive(&syn_ack(300, 101), NOW));
     let Agreed { window_scale, sack, timestamps, .. } = tcb.agreed;
     assert_eq!((window_scale, sack, timestamps), (None, false, false));
-    let last = last.unwrap();
-    assert_eq!((last.options.timestamps, last.window), (None, 65408));
+    assert_eq!(last, None);
 }
 
 #[test]
@@ -187,9 +207,11 @@ proptest! {
                 syn: is_syn, fin, rst: is_rst, ack: number.map(Seq), ..syn(seq)
             };
             match host.receive(&arrival, NOW) {
-                Reaction::Answered(reply, _) => {
-                    prop_assert!(!reply.rst);
-                    prop_assert_eq!(reply.ack, Some(Seq(seq) + 1));
+                Reaction::Answered(replies, _) => {
+                    for reply in replies {
+                        prop_assert!(!reply.rst);
+                        prop_assert_eq!(reply.ack, Some(Seq(seq) + 1));
+                    }
                 }
                 Reaction::Completed { tcb, .. } => {
                     prop_assert_eq!(arrival.ack, Some(Seq(101)));

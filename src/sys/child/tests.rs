@@ -50,10 +50,7 @@ fn inetd_style_reads_and_writes_the_connection() {
 #[test]
 fn descriptor_3_follows_the_listen_protocol() {
     let script = r#"[ "$LISTEN_PID" = "$$" ] && echo "$LISTEN_FDS $LISTEN_FDNAMES" >&3"#;
-    assert_eq!(
-        run(script, Passing::Descriptor3),
-        (0, "1 connection\n".into())
-    );
+    assert_eq!(run(script, Passing::Descriptor3), (0, "1 connection\n".into()));
 }
 
 #[test]
@@ -76,10 +73,7 @@ fn the_commands_status_is_returned() {
     assert_eq!(run("kill -TERM $$", Passing::Inetd).0, 128 + 15);
     assert_eq!(run("kill -KILL $$", Passing::Inetd).0, 128 + 9);
     let real_time = format!("kill -{} $$", libc::SIGRTMIN());
-    assert_eq!(
-        run(&real_time, Passing::Inetd).0,
-        128 + libc::SIGRTMIN() as u8
-    );
+    assert_eq!(run(&real_time, Passing::Inetd).0, 128 + libc::SIGRTMIN() as u8);
 }
 
 #[test]
@@ -88,10 +82,7 @@ fn a_failing_exec_is_reported_by_name() {
     let mut program = shell("", Passing::Inetd);
     program.path = c"/no/such/program".into();
     let error = Child::spawn(&program, ours.into()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "execve: ENOENT: No such file or directory"
-    );
+    assert_eq!(error.to_string(), "execve: ENOENT: No such file or directory");
     let mut heard = String::new();
     peer.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "", "the peer sees the end, and nothing before it");
@@ -122,9 +113,7 @@ fn signals_are_as_a_fresh_program_expects() {
         .lines()
         .map(|line| u64::from_str_radix(line.split('\t').next_back().unwrap(), 16).unwrap())
         .collect();
-    let [blocked, ignored] = sets[..] else {
-        panic!("{heard}")
-    };
+    let [blocked, ignored] = sets[..] else { panic!("{heard}") };
     assert_eq!(blocked, 0);
     // Rust ignores SIGPIPE; what else is ignored, whoever started this test had ignored.
     assert_eq!(ignored & 1 << (Signal::SIGPIPE as u32 - 1), 0);
@@ -134,15 +123,7 @@ fn signals_are_as_a_fresh_program_expects() {
 fn inherited() -> Vec<RawFd> {
     let mut descriptors: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
-        .map(|entry| {
-            entry
-                .unwrap()
-                .file_name()
-                .to_str()
-                .unwrap()
-                .parse()
-                .unwrap()
-        })
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
         // SAFETY: two numbers; a descriptor closed meanwhile is an error and left out.
         .filter(|&descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFD) } == 0)
         .collect();
@@ -155,11 +136,7 @@ fn no_descriptor_of_ours_reaches_the_command() {
     let _ours = tempfile::tempfile().unwrap();
     for (script, passing, connection) in [
         ("exec ls /proc/self/fd", Passing::Inetd, None),
-        (
-            "exec ls /proc/self/fd >&3",
-            Passing::Descriptor3,
-            Some(LISTEN_FDS_START),
-        ),
+        ("exec ls /proc/self/fd >&3", Passing::Descriptor3, Some(LISTEN_FDS_START)),
     ] {
         let mut expected = inherited();
         expected.extend(connection);
