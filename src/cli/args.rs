@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
-Examples, each run on both ends with the other's address:
+Examples; the peer runs the same with this host's public address:
   Type to each other, starting at the next full ten seconds:
     sudo tcp-punch --peer 203.0.113.7:40000 --at every:10s
-  Give the peer access to this host's ssh server, at an agreed instant:
+  Give the peer this host's ssh server (there, end with --listen 127.0.0.1:2222 instead):
     sudo tcp-punch --peer 203.0.113.7:40000 --at 2026-11-21T12:00:00Z --connect 127.0.0.1:22";
 
 /// Opens one direct TCP connection between two hosts behind NATs, at an agreed instant.
@@ -94,7 +94,7 @@ pub struct DestinationArgs {
     #[arg(long)]
     pub exec: bool,
     /// Run COMMAND with the connection as descriptor 3, told by LISTEN_FDS
-    #[arg(long, value_name = "3", value_parser = ["3"])]
+    #[arg(long, value_name = "3", value_parser = ["3"], hide_possible_values = true)]
     pub exec_fd: Option<String>,
     /// Run COMMAND as this user [default: under sudo, who called it]
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Username)]
