@@ -7,6 +7,7 @@ pub mod destination;
 pub mod doctor;
 pub mod endpoint;
 pub mod exit;
+pub mod interrupt;
 pub mod ladder;
 pub mod log;
 pub mod opener;

@@ -1,8 +1,8 @@
 //! How an attempt came out, in words and as an exit status.
 
-use super::{Failure, Status, span};
-use crate::engine::Report;
-use crate::engine::report::Outcome;
+use super::{Status, span};
+use crate::engine::{PunchError, Report};
+use crate::sys::{GuardError, RouteError};
 use std::time::Duration;
 
 /// The one line about a connection that stands.
@@ -19,15 +19,31 @@ pub fn line(report: &Report) -> String {
     text
 }
 
-/// The failure that `report` tells of; `None` if it connected.
-pub fn failure(report: &Report) -> Option<Failure> {
-    let status = match report.outcome {
-        Outcome::Connected => return None,
-        Outcome::TimedOut => Status::TimedOut,
-        Outcome::Refused => Status::Refused,
-        Outcome::Interrupted | Outcome::Failed => Status::Internal,
-    };
-    Some(Failure::new(status, &report.verdict, &report.advice))
+/// The exit status of a punch that failed.
+pub fn status(error: &PunchError) -> Status {
+    match error {
+        PunchError::Route(
+            RouteError::Ourselves(_) | RouteError::Broadcast(_) | RouteError::NotOurs(_),
+        )
+        | PunchError::Guard(GuardError::PortInUse(_) | GuardError::NotOurs(_))
+        | PunchError::TupleInUse(_)
+        | PunchError::Late { .. }
+        | PunchError::Pcap(_) => Status::Usage,
+        PunchError::Guard(GuardError::Privileged(_)) => Status::Privilege,
+        PunchError::Route(_) => Status::Impossible,
+        PunchError::TimedOut(_) | PunchError::NothingSent(_) => Status::TimedOut,
+        PunchError::Refused(_) => Status::Refused,
+        PunchError::HandOver(_) => Status::HandOver,
+        PunchError::Call(failed) | PunchError::Guard(GuardError::Call(failed))
+            if failed.is_permission() =>
+        {
+            Status::Privilege
+        }
+        PunchError::Guard(_)
+        | PunchError::Call(_)
+        | PunchError::NoRepair
+        | PunchError::Interrupted => Status::Internal,
+    }
 }
 
 fn relative(ns: i64) -> String {
@@ -41,14 +57,11 @@ mod tests {
 
     #[test]
     fn a_connection_is_one_line() {
-        let mut report: Report =
+        let report: Report =
             serde_json::from_str(include_str!("../../docs/report.example.json")).unwrap();
         assert_eq!(
             line(&report),
             "tcp-punch: connected to 203.0.113.2:40001, 20 ms after the instant (SYN 17 µs late)"
         );
-        assert_eq!(failure(&report), None);
-        report.outcome = Outcome::TimedOut;
-        assert_eq!(failure(&report).map(|f| f.status), Some(Status::TimedOut));
     }
 }

@@ -1,10 +1,12 @@
 //! The main form: from arguments to a punch.
 
 use super::args::PunchArgs;
-use super::destination::Destination;
+use super::countdown::Countdown;
+use super::destination::{Destination, DestinationError};
+use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, opener, secret, span, when};
-use crate::engine::Punch;
+use super::{Failure, Status, choice, endpoint, opener, outcome, secret, span, when};
+use crate::engine::{Progress, Punch, PunchError};
 use crate::punch::Key;
 use crate::sys::capability::{self, CapabilityError};
 use crate::sys::clock;
@@ -32,15 +34,58 @@ pub struct Ready {
 /// # Errors
 /// The failure to print, with its exit status.
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
-    let ready = prepare(args, now)?;
-    // LEAD, in this order:
-    //  1. `let prepared = ready.destination.prepare()?` (files and sockets that only root may open)
-    //  2. `narrow()?`
-    //  3. `ready.punch.run(observer)`, the observer ticking `countdown::Countdown::on_stderr()`
-    //  4. `ready.records.write(&report)`; `outcome::failure(&report)` or `outcome::line(&report)`
-    //  5. `prepared.deliver(connection.fd)`
-    let _ = ready;
-    Err(Failure::new(Status::Internal, "the engine is not wired in yet", "merge the branches"))
+    let Ready { punch, at, destination, mut records } = prepare(args, now)?;
+    // What only root may open is opened before the privileges shrink.
+    let prepared = destination.prepare().map_err(|error| undeliverable(&error))?;
+    narrow(punch.local().1)?;
+    let signals = Interrupt::catch().map_err(|error| {
+        Failure::new(
+            Status::Internal,
+            format!("signals cannot be caught: {error}"),
+            "run tcp-punch doctor",
+        )
+    })?;
+    let punch = punch.interrupt(signals.descriptor().map_err(|error| {
+        Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
+    })?);
+    let mut countdown = Countdown::on_stderr();
+    let punched = punch.run(&mut |progress| match progress {
+        Progress::Waiting(_) => countdown.tick(at, clock::now()),
+        Progress::Fired => countdown.clear(),
+    });
+    drop(countdown);
+    match punched {
+        Ok(connection) => {
+            // The program that gets the connection shall die of signals as any other does.
+            drop(signals);
+            if !args.quiet {
+                eprintln!("{}", outcome::line(&connection.report));
+            }
+            records.write(&connection.report);
+            prepared.deliver(connection.fd).map_err(|error| undeliverable(&error))
+        }
+        Err(failed) => {
+            if let Some(report) = &failed.report {
+                records.write(report);
+            }
+            let status = outcome::status(&failed.error);
+            if let (PunchError::Interrupted, Some(signal)) = (&failed.error, signals.caught()) {
+                eprintln!("tcp-punch: interrupted by signal {signal}");
+                return Ok(128 + signal);
+            }
+            Err(Failure::new(status, &failed.error, failed.error.advice()))
+        }
+    }
+}
+
+fn undeliverable(error: &DestinationError) -> Failure {
+    let status = match error.exit_status() {
+        2 => Status::Usage,
+        3 => Status::Privilege,
+        8 => Status::HandOver,
+        _ => Status::Internal,
+    };
+    Failure::new(status, error, error.advice())
 }
 
 /// Reads and judges every argument, checks the capabilities, opens the files.
@@ -108,9 +153,15 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
 ///
 /// # Errors
 /// A privilege failure.
-pub fn narrow() -> Result<(), Failure> {
-    let later: &[_] = if geteuid().is_root() { &capability::CHANGING_USER } else { &[] };
-    capability::narrow(later).map_err(|error| privilege(&error))
+fn narrow(port: u16) -> Result<(), Failure> {
+    let mut later = Vec::new();
+    if geteuid().is_root() {
+        later.extend(capability::CHANGING_USER);
+    }
+    if port < 1024 {
+        later.push(capability::BINDING_LOW_PORTS);
+    }
+    capability::narrow(&later).map_err(|error| privilege(&error))
 }
 
 /// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.

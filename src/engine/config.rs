@@ -72,6 +72,11 @@ impl Punch {
         self
     }
 
+    /// The local address and port, as far as given.
+    pub fn local(&self) -> (Option<IpAddr>, u16) {
+        (self.local_ip, self.local_port)
+    }
+
     /// Give up this long after the instant.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

@@ -10,8 +10,8 @@ use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, R
 use super::{Connection, clock_check};
 use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, tsval};
 use crate::sys::{
-    CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, predecessor,
-    receive_window_scale,
+    CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, close_aside,
+    predecessor, receive_window_scale,
 };
 use crate::wire::{DEFAULT_HOP_LIMIT, Seq, Tuple};
 use nix::errno::Errno;
@@ -228,7 +228,7 @@ impl Drive {
             tracing::warn!("the capture file cannot be written: {error}");
         }
         self.priority = None;
-        std::thread::spawn(move || drop(self));
+        close_aside(self);
     }
 }
 

@@ -16,6 +16,13 @@ pub struct CallFailed {
     pub errno: Errno,
 }
 
+impl CallFailed {
+    /// Whether a privilege was missing.
+    pub fn is_permission(&self) -> bool {
+        matches!(self.errno, Errno::EPERM | Errno::EACCES)
+    }
+}
+
 /// Names the call that failed.
 pub(crate) trait Named<T> {
     fn named(self, call: &'static str) -> Result<T, CallFailed>;

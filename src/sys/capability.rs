@@ -15,6 +15,9 @@ pub const WANTED: [Capability; 2] = [Capability::CAP_SYS_NICE, Capability::CAP_I
 pub const CHANGING_USER: [Capability; 3] =
     [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_SETPCAP];
 
+/// What the guard needs to bind a port below 1024.
+pub const BINDING_LOW_PORTS: Capability = Capability::CAP_NET_BIND_SERVICE;
+
 /// Why the process cannot have the capabilities that it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum CapabilityError {

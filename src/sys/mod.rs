@@ -1,6 +1,7 @@
 //! Linux: every system call, and every `unsafe` block, is here.
 
 pub mod account;
+mod aside;
 mod call;
 pub mod capability;
 mod capture;
@@ -19,6 +20,7 @@ mod repair;
 mod route;
 mod window;
 
+pub use aside::close_aside;
 pub use call::CallFailed;
 pub use capture::{Capture, Captured, Checksum};
 pub use filter::Filter;

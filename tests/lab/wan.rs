@@ -48,10 +48,8 @@ fn transit_times(network: &Network, from: &str, to: &str, count: usize) -> Vec<D
     }
     thread::sleep(Duration::from_millis(50));
     let left = times_by_length(&leaving);
-    let mut transits: Vec<_> = times_by_length(&arriving)
-        .into_iter()
-        .map(|(length, at)| at - left[&length])
-        .collect();
+    let mut transits: Vec<_> =
+        times_by_length(&arriving).into_iter().map(|(length, at)| at - left[&length]).collect();
     assert_eq!(transits.len(), count);
     transits.sort();
     transits
@@ -92,10 +90,7 @@ fn icmp_errors(capture: &Capture) -> Vec<(IpAddr, u8)> {
         }
     };
     let packets = capture.packets(|packet| error(packet).is_some());
-    packets
-        .iter()
-        .filter_map(|captured| error(&captured.bytes))
-        .collect()
+    packets.iter().filter_map(|captured| error(&captured.bytes)).collect()
 }
 
 #[test]
@@ -123,10 +118,7 @@ fn every_hop_answers_in_order() {
         ("192.0.2.3", EXCEEDED_V4),
         (ROUTER_B, UNREACHABLE_V4),
     ];
-    assert_eq!(
-        icmp_errors(&answers),
-        expected.map(|(ip, kind)| (ip.parse().unwrap(), kind))
-    );
+    assert_eq!(icmp_errors(&answers), expected.map(|(ip, kind)| (ip.parse().unwrap(), kind)));
 
     let socket = udp(&host, "[::]:0");
     for hop_limit in 1..=5 {
@@ -141,26 +133,19 @@ fn every_hop_answers_in_order() {
         "2001:db8:ffff::3",
         "2001:db8:b::1",
     ];
-    assert_eq!(
-        icmp_errors(&answers),
-        expected.map(|ip| (ip.parse().unwrap(), EXCEEDED_V6))
-    );
+    assert_eq!(icmp_errors(&answers), expected.map(|ip| (ip.parse().unwrap(), EXCEEDED_V6)));
 }
 
 /// Sends numbered packets from host-a and returns the numbers in the order in which router-b
 /// received them.
 fn received_numbers(network: &Network, count: u32) -> Vec<u32> {
     let receiver = udp(&network.router_b(), "203.0.113.1:9");
-    receiver
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("a valid timeout");
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a valid timeout");
     let sender = udp(&network.host_a(), "0.0.0.0:0");
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..count {
-                sender
-                    .send_to(&number.to_be_bytes(), (ROUTER_B, 9))
-                    .expect("sent");
+                sender.send_to(&number.to_be_bytes(), (ROUTER_B, 9)).expect("sent");
                 thread::sleep(Duration::from_micros(100));
             }
         });
@@ -252,21 +237,16 @@ fn bulk_passes_intact() {
     const GIB: usize = 1 << 30;
     const BLOCK: usize = 1 << 20;
     let network = Network::up([]);
-    let listener = network
-        .router_b()
-        .run(|| TcpListener::bind((ROUTER_B, 7000)))
-        .expect("a free port");
+    let listener =
+        network.router_b().run(|| TcpListener::bind((ROUTER_B, 7000))).expect("a free port");
     // Not a multiple of the segment size, so that a misplaced segment shows.
-    let block: Vec<u8> = (0..BLOCK as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let block: Vec<u8> =
+        (0..BLOCK as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let started = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut stream = network
-                .host_a()
-                .run(|| TcpStream::connect((ROUTER_B, 7000)))
-                .expect("a way out");
+            let mut stream =
+                network.host_a().run(|| TcpStream::connect((ROUTER_B, 7000))).expect("a way out");
             for _ in 0..GIB / BLOCK {
                 stream.write_all(&block).expect("sent");
             }
@@ -287,18 +267,11 @@ fn bulk_passes_intact() {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn a_lan_connects_directly() {
     let network = Network::up(["--topology", "lan"]);
-    for (listen, peer) in [
-        ("192.168.1.3:7000", "192.168.1.2"),
-        ("[2001:db8:a::3]:7000", "2001:db8:a::2"),
-    ] {
-        let listener = network
-            .host_b()
-            .run(|| TcpListener::bind(listen))
-            .expect("a free port");
-        let _stream = network
-            .host_a()
-            .run(|| TcpStream::connect(listen))
-            .expect("a neighbour");
+    for (listen, peer) in
+        [("192.168.1.3:7000", "192.168.1.2"), ("[2001:db8:a::3]:7000", "2001:db8:a::2")]
+    {
+        let listener = network.host_b().run(|| TcpListener::bind(listen)).expect("a free port");
+        let _stream = network.host_a().run(|| TcpStream::connect(listen)).expect("a neighbour");
         let (_, from) = listener.accept().expect("a connection");
         assert_eq!(from.ip(), peer.parse::<IpAddr>().unwrap());
     }
@@ -309,12 +282,7 @@ fn a_lan_connects_directly() {
 fn networks_stand_side_by_side_and_leave_nothing() {
     let first = Network::up([]);
     let second = Network::up([]);
-    let mut sleeper = second
-        .host_a()
-        .command("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("sleep runs");
+    let mut sleeper = second.host_a().command("sleep").arg("1000").spawn().expect("sleep runs");
     let path = second.host_a().netns_path();
     assert!(path.exists());
     drop(second);

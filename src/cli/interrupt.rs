@@ -1,0 +1,51 @@
+//! SIGINT, SIGTERM and SIGHUP while a punch is under way: the attempt ends in order, with its
+//! records written.
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Signals held back for a descriptor that tells of them. Dropping it restores what they did
+/// before; one that came in meanwhile then does it.
+#[derive(Debug)]
+pub struct Interrupt {
+    descriptor: SignalFd,
+    before: SigSet,
+}
+
+impl Interrupt {
+    /// Holds them back from now on. Call it on the only thread.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn catch() -> io::Result<Self> {
+        let signals: SigSet =
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let descriptor = SignalFd::with_flags(&signals, flags)?;
+        let mut before = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut before))?;
+        Ok(Self { descriptor, before })
+    }
+
+    /// A descriptor that is readable once a signal has come.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.descriptor.as_fd().try_clone_to_owned()
+    }
+
+    /// The number of the signal that came first, if any; 128 more is the exit status.
+    pub fn caught(&self) -> Option<u8> {
+        let signal = self.descriptor.read_signal().ok().flatten()?;
+        u8::try_from(signal.ssi_signo).ok()
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
+    }
+}
