@@ -115,7 +115,11 @@ impl Backbone {
     ) {
         let mut error = self.blank();
         // Numbers are places: the first router seen from one side is the last seen from the other.
-        let number = if from <= to { hop } else { self.hops + 1 - hop };
+        let number = if from < to || from == 0 {
+            hop
+        } else {
+            (self.hops + 1).saturating_sub(hop).max(1)
+        };
         let router = hop::address(number, summary.source);
         let written = summary.may_be_answered
             && hop::answer(
@@ -235,13 +239,16 @@ mod tests {
 
     #[test]
     fn without_a_route_the_first_hop_says_so() {
-        for destination in [[9, 9, 9, 9], A] {
+        let nowhere = [9, 9, 9, 9];
+        for (from, source, destination, number) in
+            [(0, A, nowhere, 1), (0, A, A, 1), (1, B, nowhere, 3)]
+        {
             let mut wan = calm();
-            wan.forward(0, syn(A, destination, 64), Instant::now());
-            let error = wan.pop_due(0, Instant::now() + DELAY).unwrap();
+            wan.forward(from, syn(source, destination, 64), Instant::now());
+            let error = wan.pop_due(from, Instant::now() + DELAY).unwrap();
             assert_eq!(
                 error.summary().unwrap().source,
-                IpAddr::from([192, 0, 2, 1])
+                IpAddr::from([192, 0, 2, number])
             );
         }
     }
