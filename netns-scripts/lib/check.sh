@@ -23,16 +23,20 @@ run_checks() {
 
 # check NAME COMMAND...: goes on after a failure, so that one run shows them all.
 check() {
-    local name=$1
+    local name=$1 output tee
     shift
     heading "$name"
     # No pipe: the bubble must be this very shell's child, to end with it.
-    if "$@" > >(tee -a "$log") 2>&1; then
+    exec {output}> >(tee -a "$log")
+    tee=$!
+    if "$@" >&"$output" 2>&1; then
         outcomes+=("test $name ... ok")
     else
         outcomes+=("test $name ... FAILED")
         failures=$((failures + 1))
     fi
+    exec {output}>&-
+    wait "$tee"
 }
 
 heading() {

@@ -61,5 +61,10 @@ punch host-b 198.51.100.1 || status=$?
 wait $! || status=$?
 print_side host-a
 print_side host-b
+if ! grep -qx "hello from host-b" "$work/host-a.out" ||
+    ! grep -qx "hello from host-a" "$work/host-b.out"; then
+    echo "the lines did not arrive" >&2
+    ((status)) || status=1
+fi
 print_ladder "$work/host-a.json" "$work/host-b.json"
 exit "$status"
