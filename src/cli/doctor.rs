@@ -333,6 +333,6 @@ mod tests {
             assert_eq!(finding.verdict == Verdict::Ok, finding.mend.is_empty(), "{finding:?}");
         }
         let lines = text(&findings);
-        assert!(lines.lines().all(|l| l.starts_with(["o", "w", "F", " "])), "{lines}");
+        assert!(lines.lines().all(|l| l.starts_with(['o', 'w', 'F', ' '])), "{lines}");
     }
 }

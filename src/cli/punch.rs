@@ -1,7 +1,7 @@
 //! The main form: from arguments to a punch.
 
 use super::args::PunchArgs;
-use super::destination::Destination;
+use super::destination::{DestinationError, Prepared};
 use super::records::{self, Records};
 use super::{Failure, Status, choice, endpoint, opener, secret, span, when};
 use crate::engine::Punch;
@@ -18,10 +18,10 @@ use std::time::Duration;
 pub struct Ready {
     /// What the engine runs.
     pub punch: Punch,
-    /// The agreed instant, for the countdown.
+    /// The agreed instant, for people.
     pub at: WallTime,
     /// Where the connection goes.
-    pub destination: Destination,
+    pub destination: Prepared,
     /// Where the attempt is written down.
     pub records: Records,
 }
@@ -33,12 +33,14 @@ pub struct Ready {
 /// The failure to print, with its exit status.
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     let ready = prepare(args, now)?;
-    // LEAD, in this order:
-    //  1. `let prepared = ready.destination.prepare()?` (files and sockets that only root may open)
-    //  2. `narrow()?`
-    //  3. `ready.punch.run(observer)`, the observer ticking `countdown::Countdown::on_stderr()`
-    //  4. `ready.records.write(&report)`; `outcome::failure(&report)` or `outcome::line(&report)`
-    //  5. `prepared.deliver(connection.fd)`
+    narrow()?;
+    // LEAD, here, in this order:
+    //  1. `ready.punch.interrupt(fd).run(&mut |progress| …)`: Progress::Waiting(remaining) goes to
+    //     `countdown::Countdown::on_stderr().tick(remaining)`; it is cleared when dropped.
+    //  2. `ready.records.write(&report)`, whether it connected or not.
+    //  3. failed: an engine error becomes a Failure; connected: `outcome::line(&report)` on
+    //     standard error unless `args.quiet`.
+    //  4. `ready.destination.deliver(connection.fd).map_err(|e| destination_failure(&e))`.
     let _ = ready;
     Err(Failure::new(Status::Internal, "the engine is not wired in yet", "merge the branches"))
 }
@@ -47,7 +49,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
 ///
 /// # Errors
 /// Usage failures first, since they can be mended without privilege; then a missing capability;
-/// then files that cannot be created.
+/// then files that cannot be created. Nothing is created before everything else is right.
 pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let missing = |option, what| {
         Failure::usage(
@@ -85,6 +87,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
     // Resolving a name may have taken its time.
     when::check(at, clock::now().max(now))?;
+    let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
     capability::require().map_err(|error| privilege(&error))?;
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
@@ -150,6 +153,17 @@ fn distinct(args: &PunchArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Two lines about a destination, before the punch or after it.
+pub fn destination_failure(error: &DestinationError) -> Failure {
+    let status = match error.exit_status() {
+        2 => Status::Usage,
+        3 => Status::Privilege,
+        8 => Status::HandOver,
+        _ => Status::Internal,
+    };
+    Failure::new(status, error, error.advice())
 }
 
 fn privilege(error: &CapabilityError) -> Failure {

@@ -62,6 +62,15 @@ pub fn set_blocking(descriptor: impl AsFd) -> nix::Result<()> {
     Ok(())
 }
 
+/// Makes a descriptor return at once rather than wait.
+///
+/// # Errors
+/// What `fcntl` reported.
+pub fn set_nonblocking(descriptor: impl AsFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+    fcntl(&descriptor, FcntlArg::F_SETFL(flags.union(OFlag::O_NONBLOCK))).map(drop)
+}
+
 /// Keeps a descriptor out of the programs that we run.
 ///
 /// # Errors
@@ -145,7 +154,7 @@ mod tests {
     #[test]
     fn non_blocking_is_undone() {
         let (stream, _other) = UnixStream::pair().unwrap();
-        stream.set_nonblocking(true).unwrap();
+        set_nonblocking(&stream).unwrap();
         set_blocking(&stream).unwrap();
         let flags = OFlag::from_bits_retain(fcntl(&stream, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK));
