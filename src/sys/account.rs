@@ -49,8 +49,11 @@ impl Account {
     /// # Errors
     /// [`AccountError::Unknown`], or the user database could not be read.
     pub fn named(name_or_uid: &str) -> Result<Self, AccountError> {
-        let failed =
-            |source| AccountError::Call { call: "getpwnam", name: name_or_uid.to_owned(), source };
+        let failed = |source| AccountError::Call {
+            call: "getpwnam",
+            name: name_or_uid.to_owned(),
+            source,
+        };
         let by_name = User::from_name(name_or_uid).map_err(failed)?;
         let user = match (by_name, name_or_uid.parse()) {
             (Some(user), _) => Some(user),
@@ -91,8 +94,11 @@ impl Account {
     }
 
     fn of(user: User) -> Result<Self, AccountError> {
-        let failed =
-            |source| AccountError::Call { call: "getgrouplist", name: user.name.clone(), source };
+        let failed = |source| AccountError::Call {
+            call: "getgrouplist",
+            name: user.name.clone(),
+            source,
+        };
         let name = CString::new(user.name.as_str()).map_err(|_| failed(Errno::EINVAL))?;
         let groups = getgrouplist(&name, user.gid).map_err(failed)?;
         Ok(Self {
@@ -128,11 +134,12 @@ impl Account {
     /// # Errors
     /// [`AccountError::Call`]; the process may then have changed in part and should end.
     pub fn assume(&self) -> Result<(), AccountError> {
-        self.change_ids().map_err(|(call, source)| AccountError::Call {
-            call,
-            name: self.name.clone(),
-            source,
-        })
+        self.change_ids()
+            .map_err(|(call, source)| AccountError::Call {
+                call,
+                name: self.name.clone(),
+                source,
+            })
     }
 
     /// Groups first: once the user is changed, nothing else can be. Allocates nothing.
@@ -149,8 +156,13 @@ impl Account {
     /// The child could not be made or could not become the user.
     pub fn may_execute(&self, path: &CStr) -> Result<bool, AccountError> {
         const CANNOT_BECOME: i32 = 2;
-        let failed =
-            |call| move |source| AccountError::Call { call, name: self.name.clone(), source };
+        let failed = |call| {
+            move |source| AccountError::Call {
+                call,
+                name: self.name.clone(),
+                source,
+            }
+        };
         if self.is_current() {
             return Ok(access(path, AccessFlags::X_OK).is_ok());
         }

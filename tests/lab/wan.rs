@@ -1,84 +1,56 @@
 //! The test equipment itself: delays, hops, losses and routers are what they are said to be.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::capture::Capture;
 use crate::network::{Host, Network};
 
 const ROUTER_A: &str = "198.51.100.1";
 const ROUTER_B: &str = "203.0.113.1";
 const HOST_B_V6: &str = "2001:db8:b::2";
 
-/// tcpdump on one interface, already listening.
-struct Capture {
-    child: Child,
-}
-
-impl Capture {
-    /// Captures `count` packets that match `filter`.
-    fn start(host: &Host, interface: &str, count: usize, filter: &str) -> Self {
-        let mut child = host
-            .command("tcpdump")
-            .args(["-n", "-l", "-tt", "--nano", "--immediate-mode"])
-            .args(["-i", interface, "-c", &count.to_string(), filter])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("tcpdump runs");
-        let stderr = child.stderr.take().expect("it is a pipe");
-        let listening = BufReader::new(stderr)
-            .lines()
-            .map_while(Result::ok)
-            .any(|line| line.starts_with("listening on"));
-        assert!(listening, "tcpdump listens on {interface}");
-        Self { child }
-    }
-
-    fn lines(mut self) -> Vec<String> {
-        let stdout = self.child.stdout.take().expect("it is a pipe");
-        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
-        let lines = lines.collect();
-        self.child.wait().expect("tcpdump ends");
-        lines
-    }
-
-    /// When each packet passed, in nanoseconds, by its payload's length.
-    fn times_by_length(self) -> HashMap<usize, i128> {
-        let parse = |line: &String| {
-            let (seconds, fraction) = line.split(' ').next()?.split_once('.')?;
-            let length = line.rsplit(' ').next()?.parse().ok()?;
-            let nanoseconds = format!("{seconds}{fraction:0<9}").parse().ok()?;
-            Some((length, nanoseconds))
-        };
-        self.lines().iter().filter_map(parse).collect()
-    }
-}
-
 fn udp(host: &Host, local: &str) -> UdpSocket {
     host.run(|| UdpSocket::bind(local)).expect("a free port")
 }
 
+/// The payload of a packet to UDP port 9.
+fn discarded(packet: &[u8]) -> Option<&[u8]> {
+    match SlicedPacket::from_ip(packet).ok()?.transport? {
+        TransportSlice::Udp(udp) if udp.destination_port() == 9 => Some(udp.payload()),
+        _ => None,
+    }
+}
+
+/// When each packet passed, by the length of its payload.
+fn times_by_length(capture: &Capture) -> HashMap<usize, Duration> {
+    let packets = capture.packets(|packet| discarded(packet).is_some());
+    packets
+        .iter()
+        .filter_map(|captured| Some((discarded(&captured.bytes)?.len(), captured.at)))
+        .collect()
+}
+
 /// One way through the wide area network, as both routers' kernels stamp it.
 fn transit_times(network: &Network, from: &str, to: &str, count: usize) -> Vec<Duration> {
-    let filter = "udp dst port 9";
-    let leaving = Capture::start(&network.router_a(), "wan", count, filter);
-    let arriving = Capture::start(&network.router_b(), "wan", count, filter);
+    let leaving = Capture::start(&network.router_a(), "wan");
+    let arriving = Capture::start(&network.router_b(), "wan");
     let socket = udp(&network.host_a(), from);
     for length in 1..=count {
         socket.send_to(&vec![0; length], (to, 9)).expect("sent");
         thread::sleep(Duration::from_millis(3));
     }
-    let left = leaving.times_by_length();
-    let mut transits: Vec<_> = arriving
-        .times_by_length()
+    thread::sleep(Duration::from_millis(50));
+    let left = times_by_length(&leaving);
+    let mut transits: Vec<_> = times_by_length(&arriving)
         .into_iter()
-        .map(|(length, at)| Duration::from_nanos((at - left[&length]) as u64))
+        .map(|(length, at)| at - left[&length])
         .collect();
     assert_eq!(transits.len(), count);
     transits.sort();
@@ -91,7 +63,7 @@ fn delay_is_exact_to_a_fifth_of_a_millisecond() {
     let delay = Duration::from_millis(10);
     let network = Network::up(["--delay", "10ms"]);
     for (from, to) in [("0.0.0.0:0", ROUTER_B), ("[::]:0", HOST_B_V6)] {
-        let transits = transit_times(&network, from, to, 400);
+        let transits = transit_times(&network, from, to, 200);
         let excess = |rank: usize| transits[transits.len() * rank / 100].saturating_sub(delay);
         println!(
             "to {to}: later than {delay:?} by {:?} (p1), {:?} (p50), {:?} (p90), {:?} (p99)",
@@ -105,58 +77,90 @@ fn delay_is_exact_to_a_fifth_of_a_millisecond() {
     }
 }
 
+/// Who sent ICMP errors to this interface, in order, and of which type.
+fn icmp_errors(capture: &Capture) -> Vec<(IpAddr, u8)> {
+    let error = |packet: &[u8]| {
+        let sliced = SlicedPacket::from_ip(packet).ok()?;
+        match (sliced.net?, sliced.transport?) {
+            (NetSlice::Ipv4(ip), TransportSlice::Icmpv4(icmp)) => {
+                Some((ip.header().source_addr().into(), icmp.type_u8()))
+            }
+            (NetSlice::Ipv6(ip), TransportSlice::Icmpv6(icmp)) if icmp.type_u8() < 128 => {
+                Some((ip.header().source_addr().into(), icmp.type_u8()))
+            }
+            _ => None,
+        }
+    };
+    let packets = capture.packets(|packet| error(packet).is_some());
+    packets
+        .iter()
+        .filter_map(|captured| error(&captured.bytes))
+        .collect()
+}
+
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn every_hop_answers_in_order() {
+    const EXCEEDED_V4: u8 = 11;
+    const UNREACHABLE_V4: u8 = 3;
+    const EXCEEDED_V6: u8 = 3;
+    let pause = || thread::sleep(Duration::from_millis(20));
     let network = Network::up(["--hops", "3"]);
     let host = network.host_a();
+    let answers = Capture::start(&host, "eth0");
 
-    let answers = Capture::start(&host, "eth0", 5, "icmp");
     let socket = udp(&host, "0.0.0.0:0");
     for ttl in 1..=5 {
         socket.set_ttl(ttl).expect("a valid hop limit");
         // Errors about earlier packets are reported by later calls, hence no check.
         let _ = socket.send_to(b"?", (ROUTER_B, 9));
-        thread::sleep(Duration::from_millis(20));
+        pause();
     }
-    let sources = ["192.168.1.1", "192.0.2.1", "192.0.2.2", "192.0.2.3", ROUTER_B];
-    for (line, source) in answers.lines().iter().zip(sources) {
-        assert!(line.contains(&format!("IP {source} > 192.168.1.2: ICMP")), "{line}");
-    }
+    let expected = [
+        ("192.168.1.1", EXCEEDED_V4),
+        ("192.0.2.1", EXCEEDED_V4),
+        ("192.0.2.2", EXCEEDED_V4),
+        ("192.0.2.3", EXCEEDED_V4),
+        (ROUTER_B, UNREACHABLE_V4),
+    ];
+    assert_eq!(
+        icmp_errors(&answers),
+        expected.map(|(ip, kind)| (ip.parse().unwrap(), kind))
+    );
 
-    let errors = "icmp6 and ip6[40] < 128";
-    let answers = Capture::start(&host, "eth0", 5, errors);
     let socket = udp(&host, "[::]:0");
     for hop_limit in 1..=5 {
         setsockopt(&socket, sockopt::Ipv6Ttl, &hop_limit).expect("a valid hop limit");
         let _ = socket.send_to(b"?", (HOST_B_V6, 9));
-        thread::sleep(Duration::from_millis(20));
+        pause();
     }
-    let sources = [
+    let expected = [
         "2001:db8:a::1",
         "2001:db8:ffff::1",
         "2001:db8:ffff::2",
         "2001:db8:ffff::3",
         "2001:db8:b::1",
     ];
-    for (line, source) in answers.lines().iter().zip(sources) {
-        assert!(
-            line.contains(&format!("IP6 {source} > 2001:db8:a::2: ICMP6, time exceeded")),
-            "{line}"
-        );
-    }
+    assert_eq!(
+        icmp_errors(&answers),
+        expected.map(|ip| (ip.parse().unwrap(), EXCEEDED_V6))
+    );
 }
 
 /// Sends numbered packets from host-a and returns the numbers in the order in which router-b
 /// received them.
 fn received_numbers(network: &Network, count: u32) -> Vec<u32> {
     let receiver = udp(&network.router_b(), "203.0.113.1:9");
-    receiver.set_read_timeout(Some(Duration::from_millis(500))).expect("a valid timeout");
+    receiver
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a valid timeout");
     let sender = udp(&network.host_a(), "0.0.0.0:0");
     thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..count {
-                sender.send_to(&number.to_be_bytes(), (ROUTER_B, 9)).expect("sent");
+                sender
+                    .send_to(&number.to_be_bytes(), (ROUTER_B, 9))
+                    .expect("sent");
                 thread::sleep(Duration::from_micros(100));
             }
         });
@@ -248,16 +252,21 @@ fn bulk_passes_intact() {
     const GIB: usize = 1 << 30;
     const BLOCK: usize = 1 << 20;
     let network = Network::up([]);
-    let listener =
-        network.router_b().run(|| TcpListener::bind((ROUTER_B, 7000))).expect("a free port");
+    let listener = network
+        .router_b()
+        .run(|| TcpListener::bind((ROUTER_B, 7000)))
+        .expect("a free port");
     // Not a multiple of the segment size, so that a misplaced segment shows.
-    let block: Vec<u8> =
-        (0..BLOCK as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let block: Vec<u8> = (0..BLOCK as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let started = Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut stream =
-                network.host_a().run(|| TcpStream::connect((ROUTER_B, 7000))).expect("a way out");
+            let mut stream = network
+                .host_a()
+                .run(|| TcpStream::connect((ROUTER_B, 7000)))
+                .expect("a way out");
             for _ in 0..GIB / BLOCK {
                 stream.write_all(&block).expect("sent");
             }
@@ -278,11 +287,18 @@ fn bulk_passes_intact() {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn a_lan_connects_directly() {
     let network = Network::up(["--topology", "lan"]);
-    for (listen, peer) in
-        [("192.168.1.3:7000", "192.168.1.2"), ("[2001:db8:a::3]:7000", "2001:db8:a::2")]
-    {
-        let listener = network.host_b().run(|| TcpListener::bind(listen)).expect("a free port");
-        let _stream = network.host_a().run(|| TcpStream::connect(listen)).expect("a neighbour");
+    for (listen, peer) in [
+        ("192.168.1.3:7000", "192.168.1.2"),
+        ("[2001:db8:a::3]:7000", "2001:db8:a::2"),
+    ] {
+        let listener = network
+            .host_b()
+            .run(|| TcpListener::bind(listen))
+            .expect("a free port");
+        let _stream = network
+            .host_a()
+            .run(|| TcpStream::connect(listen))
+            .expect("a neighbour");
         let (_, from) = listener.accept().expect("a connection");
         assert_eq!(from.ip(), peer.parse::<IpAddr>().unwrap());
     }
@@ -293,7 +309,12 @@ fn a_lan_connects_directly() {
 fn networks_stand_side_by_side_and_leave_nothing() {
     let first = Network::up([]);
     let second = Network::up([]);
-    let mut sleeper = second.host_a().command("sleep").arg("1000").spawn().expect("sleep runs");
+    let mut sleeper = second
+        .host_a()
+        .command("sleep")
+        .arg("1000")
+        .spawn()
+        .expect("sleep runs");
     let path = second.host_a().netns_path();
     assert!(path.exists());
     drop(second);

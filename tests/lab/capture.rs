@@ -1,0 +1,85 @@
+//! What passes an interface, with the kernel's time stamps.
+//!
+//! Not tcpdump, because that gives up in a user namespace, where its change of user is refused.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::cmsg_space;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
+    recvmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeSpec, TimeValLike};
+
+use crate::network::Host;
+
+/// Bytes that a capture holds.
+const ROOM: usize = 16 << 20;
+
+/// An open packet socket; it holds what has passed until that is read.
+pub(crate) struct Capture {
+    socket: OwnedFd,
+    interface: usize,
+}
+
+/// One packet, from its IP header on.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    /// Wall clock, which all hosts of a network share.
+    pub(crate) at: Duration,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Capture {
+    pub(crate) fn start(host: &Host, interface: &str) -> Self {
+        host.run(|| {
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Datagram,
+                SockFlag::SOCK_NONBLOCK,
+                SockProtocol::EthAll,
+            )
+            .expect("a packet socket");
+            setsockopt(&socket, sockopt::ReceiveTimestampns, &true).expect("time stamps");
+            // In a user namespace only the system's limit, some 500 small packets, is granted.
+            setsockopt(&socket, sockopt::RcvBuf, &ROOM).expect("some room");
+            let _ = setsockopt(&socket, sockopt::RcvBufForce, &ROOM);
+            let interface = if_nametoindex(interface).expect("the interface is there") as usize;
+            Self { socket, interface }
+        })
+    }
+
+    /// All IP packets so far that `wanted` accepts.
+    pub(crate) fn packets(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<Captured> {
+        std::iter::from_fn(|| self.next())
+            .filter_map(|(interface, captured)| {
+                (interface == self.interface && wanted(&captured.bytes)).then_some(captured)
+            })
+            .collect()
+    }
+
+    fn next(&self) -> Option<(usize, Captured)> {
+        let mut bytes = vec![0; 2048];
+        let mut control = cmsg_space!(TimeSpec);
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let message = recvmsg::<LinkAddr>(
+            self.socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )
+        .ok()?;
+        let stamp = message.cmsgs().ok()?.find_map(|control| match control {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(stamp.num_nanoseconds()),
+            _ => None,
+        })?;
+        let interface = message.address?.ifindex();
+        let len = message.bytes;
+        bytes.truncate(len);
+        let at = Duration::from_nanos(stamp as u64);
+        Some((interface, Captured { at, bytes }))
+    }
+}
