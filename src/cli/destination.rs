@@ -58,16 +58,21 @@ impl Destination {
     pub fn prepare(self) -> Result<Prepared, DestinationError> {
         let ready = match self {
             Self::Stdio => Ready::Stdio,
-            Self::Command { argv, passing, user } => {
-                Ready::Command(Command::prepare(argv, passing, user)?)
-            }
+            Self::Command {
+                argv,
+                passing,
+                user,
+            } => Ready::Command(Command::prepare(argv, passing, user)?),
             Self::PassFd(path) => Ready::Socket(connect_unix(path)?),
             Self::FdPass if descriptor::is_unix_stream(io::stdout().as_fd()) => Ready::FdPass,
             Self::FdPass => return Err(DestinationError::StdoutNotSocket),
             Self::Connect(service) => match resolve(&service) {
                 Ok(addresses) => Ready::Connect { service, addresses },
                 Err(source) => {
-                    return Err(DestinationError::Address { text: service, source });
+                    return Err(DestinationError::Address {
+                        text: service,
+                        source,
+                    });
                 }
             },
             Self::Listen(text) => Ready::Listen(LocalListener::bind(&text)?),
@@ -86,7 +91,10 @@ enum Ready {
     Command(Command),
     Socket(UnixStream),
     FdPass,
-    Connect { service: String, addresses: Vec<SocketAddr> },
+    Connect {
+        service: String,
+        addresses: Vec<SocketAddr>,
+    },
     Listen(LocalListener),
 }
 
@@ -205,7 +213,10 @@ mod tests {
         assert_eq!(error.exit_status(), 2);
         std::fs::write(path("file"), "").unwrap();
         let error = refused(Destination::PassFd(path("file")));
-        assert!(matches!(error, DestinationError::NotASocket { .. }), "{error}");
+        assert!(
+            matches!(error, DestinationError::NotASocket { .. }),
+            "{error}"
+        );
         let _datagram = UnixDatagram::bind(path("datagram")).unwrap();
         let error = refused(Destination::PassFd(path("datagram")));
         assert!(matches!(error, DestinationError::PassFd { .. }), "{error}");
@@ -225,7 +236,11 @@ mod tests {
             let error = refused(Destination::Listen(text.into()));
             assert_eq!(error.exit_status(), 2);
         }
-        assert!(Destination::Connect("localhost:22".into()).prepare().is_ok());
+        assert!(
+            Destination::Connect("localhost:22".into())
+                .prepare()
+                .is_ok()
+        );
         assert!(Destination::Connect("[::1]:22".into()).prepare().is_ok());
     }
 

@@ -68,7 +68,11 @@ pub fn set_blocking(descriptor: impl AsFd) -> nix::Result<()> {
 /// What `fcntl` reported.
 pub fn set_nonblocking(descriptor: impl AsFd) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?);
-    fcntl(&descriptor, FcntlArg::F_SETFL(flags.union(OFlag::O_NONBLOCK))).map(drop)
+    fcntl(
+        &descriptor,
+        FcntlArg::F_SETFL(flags.union(OFlag::O_NONBLOCK)),
+    )
+    .map(drop)
 }
 
 /// Keeps a descriptor out of the programs that we run.

@@ -159,6 +159,9 @@ fn a_command_that_its_user_may_not_execute_is_found_out_before() {
     }
     .prepare()
     .unwrap_err();
-    assert!(error.to_string().ends_with("is not executable by nobody"), "{error}");
+    assert!(
+        error.to_string().ends_with("is not executable by nobody"),
+        "{error}"
+    );
     assert_eq!(error.exit_status(), 2);
 }

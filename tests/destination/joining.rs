@@ -40,10 +40,18 @@ fn joined() -> Joined {
     let (output, theirs_out) = pipe();
     let (report, outcome) = mpsc::channel();
     thread::spawn(move || {
-        let local = Local::Streams { input: theirs_in.into(), output: theirs_out.into() };
+        let local = Local::Streams {
+            input: theirs_in.into(),
+            output: theirs_out.into(),
+        };
         report.send(join(connection, local)).unwrap();
     });
-    Joined { input, output, peer, outcome }
+    Joined {
+        input,
+        output,
+        peer,
+        outcome,
+    }
 }
 
 #[test]
@@ -143,7 +151,12 @@ fn an_output_that_nobody_reads_ends_it_quietly() {
 #[test]
 fn every_byte_arrives_both_ways_at_once() {
     const LENGTH: usize = 64 << 20;
-    let Joined { mut input, mut output, mut peer, outcome } = joined();
+    let Joined {
+        mut input,
+        mut output,
+        mut peer,
+        outcome,
+    } = joined();
     let (up, down) = (pattern(LENGTH, 1), pattern(LENGTH, 2));
     let mut peer_reads = peer.try_clone().unwrap();
     let mut heard = Vec::with_capacity(LENGTH);
@@ -170,7 +183,10 @@ fn streams_that_another_program_made_non_blocking_work() {
     let (ours, mut peer) = connection();
     let (program, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let local = Local::Streams { input: theirs.try_clone().unwrap().into(), output: theirs.into() };
+    let local = Local::Streams {
+        input: theirs.try_clone().unwrap().into(),
+        output: theirs.into(),
+    };
     let joining = thread::spawn(move || join(ours, local));
     let (up, down) = (pattern(LENGTH, 3), pattern(LENGTH, 4));
     let (mut program_reads, mut program) = (program.try_clone().unwrap(), program);

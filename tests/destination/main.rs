@@ -32,7 +32,10 @@ fn connection() -> (OwnedFd, TcpStream) {
 }
 
 fn reset(stream: TcpStream) {
-    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
     setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
 }
 
@@ -49,7 +52,10 @@ fn start(kind: &str, configure: impl FnOnce(&mut Command)) -> Role {
     command
         .args(["role", "--exact", "--nocapture"])
         .env("ROLE", kind)
-        .env("ROLE_CONNECTION", listener.local_addr().unwrap().to_string())
+        .env(
+            "ROLE_CONNECTION",
+            listener.local_addr().unwrap().to_string(),
+        )
         .env_remove("SUDO_UID")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -161,7 +167,10 @@ fn a_reset_is_told_in_two_lines_and_status_1() {
     let output = role.process.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.starts_with("the peer reset the connection\n"), "{told}");
+    assert!(
+        told.starts_with("the peer reset the connection\n"),
+        "{told}"
+    );
     assert_eq!(told.lines().count(), 2, "{told}");
 }
 
@@ -175,7 +184,10 @@ fn a_command_talks_and_its_end_is_the_connections() {
 
 #[test]
 fn a_commands_signal_becomes_128_and_its_number() {
-    assert_eq!(start_command("inetd", "kill -USR1 $$", |_| {}).code(), 128 + 10);
+    assert_eq!(
+        start_command("inetd", "kill -USR1 $$", |_| {}).code(),
+        128 + 10
+    );
 }
 
 #[test]
@@ -190,7 +202,11 @@ fn descriptor_3_follows_the_listen_protocol() {
 fn the_command_holds_the_connection_and_nothing_else_of_ours() {
     let mut role = start_command("descriptor 3", "exec ls -l /proc/self/fd >&3", |_| {});
     let heard = role.hear();
-    assert_eq!(heard.matches("socket:").count(), 2, "as 3 and, by the shell, as 1: {heard}");
+    assert_eq!(
+        heard.matches("socket:").count(),
+        2,
+        "as 3 and, by the shell, as 1: {heard}"
+    );
     assert_eq!(heard.matches("anon_inode").count(), 0, "{heard}");
     assert_eq!(role.code(), 0);
 }
@@ -218,7 +234,11 @@ fn a_descriptor_is_passed_to_a_path() {
     let peer = role.peer.local_addr().unwrap();
     let received = has_descriptor_to(&receiver, peer);
     assert!(received);
-    assert_eq!(role.hear(), "", "nobody else holds it once the receiver lets go");
+    assert_eq!(
+        role.hear(),
+        "",
+        "nobody else holds it once the receiver lets go"
+    );
     assert_eq!(role.code(), 0);
 }
 
@@ -239,10 +259,17 @@ fn has_descriptor_to(receiver: &UnixStream, peer: std::net::SocketAddr) -> bool 
     let mut byte = [0];
     let mut iov = [std::io::IoSliceMut::new(&mut byte)];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-    let message =
-        recvmsg::<UnixAddr>(receiver.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::empty())
-            .unwrap();
-    assert_eq!(message.bytes, 1, "the sender left without sending a descriptor");
+    let message = recvmsg::<UnixAddr>(
+        receiver.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )
+    .unwrap();
+    assert_eq!(
+        message.bytes, 1,
+        "the sender left without sending a descriptor"
+    );
     let Some(ControlMessageOwned::ScmRights(descriptors)) = message.cmsgs().unwrap().next() else {
         return false;
     };
@@ -274,7 +301,10 @@ fn a_local_service_is_joined() {
 
 #[test]
 fn an_absent_service_is_a_failed_hand_over() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let role = start("connect", |command| {
         command.env("ROLE_ARGUMENT", free.to_string());
     });

@@ -40,7 +40,9 @@ impl Command {
         };
         if let Some(account) = account.as_ref().filter(|it| !it.is_current()) {
             if !privilege::may_change_user() {
-                return Err(DestinationError::MayNotChangeUser { name: account.name.clone() });
+                return Err(DestinationError::MayNotChangeUser {
+                    name: account.name.clone(),
+                });
             }
             privilege::raise_for_hand_over()?;
         }
@@ -49,7 +51,10 @@ impl Command {
         if let Some(interpreter) =
             missing_interpreter(Path::new(OsStr::from_bytes(path.as_bytes())))
         {
-            return Err(DestinationError::NoInterpreter { command: name.clone(), interpreter });
+            return Err(DestinationError::NoInterpreter {
+                command: name.clone(),
+                interpreter,
+            });
         }
         let argv = argv
             .into_iter()
@@ -62,7 +67,12 @@ impl Command {
             environment.push((name.into(), value));
         }
         Ok(Self {
-            program: Program { path, argv, environment, passing },
+            program: Program {
+                path,
+                argv,
+                environment,
+                passing,
+            },
             account,
             user_is_explicit,
         })
@@ -87,12 +97,16 @@ impl Command {
             privilege::drop_all()?;
         }
         let command = self.program.argv.first().cloned().unwrap_or_default();
-        let child = Child::spawn(&self.program, connection).map_err(|source| {
-            DestinationError::Spawn { command: OsString::from_vec(command.into_bytes()), source }
-        })?;
+        let child =
+            Child::spawn(&self.program, connection).map_err(|source| DestinationError::Spawn {
+                command: OsString::from_vec(command.into_bytes()),
+                source,
+            })?;
         privilege::drop_all()?;
         tracing::debug!("command runs, capabilities dropped");
-        child.wait().map_err(|source| DestinationError::Wait { source })
+        child
+            .wait()
+            .map_err(|source| DestinationError::Wait { source })
     }
 }
 
@@ -104,7 +118,9 @@ fn find(name: &OsStr, account: Option<&Account>) -> Result<CString, DestinationE
         Vec::new()
     } else {
         let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        std::env::split_paths(&path).map(|directory| directory.join(name)).collect()
+        std::env::split_paths(&path)
+            .map(|directory| directory.join(name))
+            .collect()
     };
     let mut unusable = None;
     for candidate in candidates {
@@ -127,7 +143,9 @@ fn find(name: &OsStr, account: Option<&Account>) -> Result<CString, DestinationE
             path: OsString::from_vec(path.into_bytes()).into(),
             user: account.map(|it| it.name.clone()),
         },
-        None => DestinationError::CommandNotFound { command: name.to_owned() },
+        None => DestinationError::CommandNotFound {
+            command: name.to_owned(),
+        },
     })
 }
 
@@ -136,10 +154,16 @@ fn find(name: &OsStr, account: Option<&Account>) -> Result<CString, DestinationE
 fn missing_interpreter(script: &Path) -> Option<PathBuf> {
     // The kernel reads 256 bytes.
     let mut start = Vec::new();
-    std::fs::File::open(script).and_then(|file| file.take(256).read_to_end(&mut start)).ok()?;
-    let line = start.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
-    let interpreter =
-        line.split(|byte| byte.is_ascii_whitespace()).find(|word| !word.is_empty())?;
+    std::fs::File::open(script)
+        .and_then(|file| file.take(256).read_to_end(&mut start))
+        .ok()?;
+    let line = start
+        .strip_prefix(b"#!")?
+        .split(|&byte| byte == b'\n')
+        .next()?;
+    let interpreter = line
+        .split(|byte| byte.is_ascii_whitespace())
+        .find(|word| !word.is_empty())?;
     let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
     (!interpreter.exists()).then_some(interpreter)
 }
@@ -157,8 +181,22 @@ mod tests {
 
     #[test]
     fn a_command_is_found_in_path_or_by_its_path() {
-        assert!(prepare(&["sh"]).unwrap().program.path.to_bytes().ends_with(b"/sh"));
-        assert_eq!(prepare(&["/bin/sh", "-c", ""]).unwrap().program.path.as_c_str(), c"/bin/sh");
+        assert!(
+            prepare(&["sh"])
+                .unwrap()
+                .program
+                .path
+                .to_bytes()
+                .ends_with(b"/sh")
+        );
+        assert_eq!(
+            prepare(&["/bin/sh", "-c", ""])
+                .unwrap()
+                .program
+                .path
+                .as_c_str(),
+            c"/bin/sh"
+        );
     }
 
     #[test]
@@ -177,20 +215,32 @@ mod tests {
         assert!(matches!(refused(&[]), DestinationError::NoCommand));
         for missing in ["no-such-command", "", "/no/such/file", "./no-such", "/bin"] {
             let error = refused(&[missing]);
-            assert!(matches!(error, DestinationError::CommandNotFound { .. }), "{error}");
+            assert!(
+                matches!(error, DestinationError::CommandNotFound { .. }),
+                "{error}"
+            );
         }
         let error = refused(&[name]);
-        assert!(matches!(error, DestinationError::NotExecutable { .. }), "{error}");
+        assert!(
+            matches!(error, DestinationError::NotExecutable { .. }),
+            "{error}"
+        );
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
         let error = refused(&[name]);
-        assert!(error.to_string().contains("/no/such/interpreter"), "{error}");
+        assert!(
+            error.to_string().contains("/no/such/interpreter"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_unknown_user_is_said_before() {
-        let error =
-            Command::prepare(vec!["sh".into()], Passing::Inetd, Some("no-such-user".into()))
-                .unwrap_err();
+        let error = Command::prepare(
+            vec!["sh".into()],
+            Passing::Inetd,
+            Some("no-such-user".into()),
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "there is no user no-such-user");
         assert_eq!(error.exit_status(), 2);
     }

@@ -23,7 +23,10 @@ pub enum DestinationError {
     #[error("{} is not executable{}", path.display(), by(user))]
     NotExecutable { path: PathBuf, user: Option<String> },
     #[error("{} needs the interpreter {}, which does not exist", command.display(), interpreter.display())]
-    NoInterpreter { command: OsString, interpreter: PathBuf },
+    NoInterpreter {
+        command: OsString,
+        interpreter: PathBuf,
+    },
     #[error("an argument of the command contains a zero byte")]
     NulInArgument,
     #[error("{0}")]
@@ -39,7 +42,10 @@ pub enum DestinationError {
     #[error("{text:?} is not an address to use: {source}")]
     Address { text: String, source: io::Error },
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: SocketAddr, source: io::Error },
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
 
     #[error("privileges could not be dropped: {0}")]
     Privilege(#[from] PrivilegeError),
@@ -48,7 +54,10 @@ pub enum DestinationError {
     #[error("standard input and output could not be taken: {source}")]
     StandardStreams { source: io::Error },
     #[error("{} could not be started: {source}", command.display())]
-    Spawn { command: OsString, source: SpawnError },
+    Spawn {
+        command: OsString,
+        source: SpawnError,
+    },
     #[error("the command's end could not be awaited: {source}")]
     Wait { source: Errno },
     #[error("the descriptor could not be sent: sendmsg: {source}")]
@@ -164,7 +173,9 @@ impl DestinationError {
 }
 
 fn by(user: &Option<String>) -> String {
-    user.as_ref().map(|name| format!(" by {name}")).unwrap_or_default()
+    user.as_ref()
+        .map(|name| format!(" by {name}"))
+        .unwrap_or_default()
 }
 
 fn broken(error: &JoinError) -> String {

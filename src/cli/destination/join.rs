@@ -68,7 +68,8 @@ pub fn join(connection: OwnedFd, local: Local) -> Result<(), JoinError> {
     };
     let connection = End::Socket(connection);
     for end in [&connection, &input] {
-        end.never_block().map_err(|error| JoinError::Setup(error.into()))?;
+        end.never_block()
+            .map_err(|error| JoinError::Setup(error.into()))?;
     }
 
     let (sending, receiving) = std::thread::scope(|scope| {
@@ -95,7 +96,9 @@ pub fn join(connection: OwnedFd, local: Local) -> Result<(), JoinError> {
             Ok(()) => output = None,
             Err(_) => stop_all(&stop),
         }
-        let sending = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let sending = sending
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok::<_, JoinError>((sending, receiving))
     })?;
     tracing::debug!(?sending, ?receiving, "join ended");
@@ -144,7 +147,10 @@ impl End {
 
     fn close_with_reset(&self) {
         if let Self::Socket(socket) = self {
-            let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+            let at_once = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
             let _ = setsockopt(socket, sockopt::Linger, &at_once);
         }
     }
@@ -235,8 +241,10 @@ fn wait(
     watched: Option<&End>,
     stop: &EventFd,
 ) -> Result<(), Stopped> {
-    let mut waiting =
-        vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), wanted)];
+    let mut waiting = vec![
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+        PollFd::new(end.as_fd(), wanted),
+    ];
     // Without a wanted event poll reports only errors and hang-ups.
     waiting.extend(watched.map(|end| PollFd::new(end.as_fd(), PollFlags::empty())));
     loop {
@@ -246,7 +254,11 @@ fn wait(
             Err(error) => return Err(Stopped::Source(error.into())),
         }
     }
-    let happened = |index: usize| waiting.get(index).is_some_and(|it| it.any().unwrap_or(true));
+    let happened = |index: usize| {
+        waiting
+            .get(index)
+            .is_some_and(|it| it.any().unwrap_or(true))
+    };
     if happened(0) {
         Err(Stopped::Asked)
     } else if happened(2) && !happened(1) {
@@ -264,7 +276,9 @@ fn wait(
 fn hung_up(end: &End) -> nix::Result<bool> {
     let mut asked = [PollFd::new(end.as_fd(), PollFlags::empty())];
     poll(&mut asked, PollTimeout::ZERO)?;
-    Ok(asked[0].revents().is_some_and(|it| it.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
+    Ok(asked[0]
+        .revents()
+        .is_some_and(|it| it.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
 }
 
 fn stop_all(stop: &EventFd) {

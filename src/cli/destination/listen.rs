@@ -37,8 +37,10 @@ impl LocalListener {
     /// # Errors
     /// The address does not resolve, or an address of it cannot be listened on.
     pub fn bind(text: &str) -> Result<Self, DestinationError> {
-        let addresses = resolve(text)
-            .map_err(|source| DestinationError::Address { text: text.to_owned(), source })?;
+        let addresses = resolve(text).map_err(|source| DestinationError::Address {
+            text: text.to_owned(),
+            source,
+        })?;
         let mut listeners: Vec<TcpListener> = Vec::new();
         let mut unavailable = None;
         for mut address in addresses {
@@ -67,7 +69,10 @@ impl LocalListener {
     /// The addresses that are listened on.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
     }
 
     /// Waits for the first client, as long as the connection holds; then listens no more.
@@ -82,7 +87,9 @@ impl LocalListener {
         keep_alive(connection).map_err(io::Error::from)?;
         let mut waiting = vec![PollFd::new(connection, PollFlags::empty())];
         waiting.extend(
-            self.listeners.iter().map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
+            self.listeners
+                .iter()
+                .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN)),
         );
         loop {
             match poll(&mut waiting, PollTimeout::NONE) {
