@@ -1,6 +1,8 @@
 //! The real binary on bad input: its exit status, and exactly two lines on standard error. No
 //! packet is sent and no privilege needed.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -145,6 +147,12 @@ fn values_and_destinations_that_cannot_be() {
         (&["--pass-fd", "/s", "--listen", "x"], "--pass-fd and --listen exclude each other"),
         (&["--exec"], "--exec lacks the command that it is about"),
         (&["--user", "x"], "--user lacks the command that it is about"),
+        (&["--", "/nonexistent/command"], "command not found: /nonexistent/command"),
+        (
+            &["--pass-fd", "/nonexistent/socket"],
+            "cannot connect to /nonexistent/socket: No such file or directory (os error 2)",
+        ),
+        (&["--fdpass"], "standard output is not a connected Unix stream socket"),
         (&["--pcap", "f", "--report", "f"], "--pcap and --report name the same file"),
         (&["--ladder", "-"], "--ladder does not write to standard error"),
     ] {

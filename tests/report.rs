@@ -1,5 +1,7 @@
 //! The report holds to its documented schema, and the documentation to the report.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
+
 use serde_json::{Value, json};
 use tcp_punch::engine::Report;
 

@@ -2,7 +2,7 @@
 
 use super::args::PunchArgs;
 use super::countdown::Countdown;
-use super::destination::{Destination, DestinationError};
+use super::destination::{DestinationError, Prepared};
 use super::interrupt::Interrupt;
 use super::records::{self, Records};
 use super::{Failure, Status, choice, endpoint, opener, outcome, secret, span, when};
@@ -20,10 +20,8 @@ use std::time::Duration;
 pub struct Ready {
     /// What the engine runs.
     pub punch: Punch,
-    /// The agreed instant, for the countdown.
-    pub at: WallTime,
     /// Where the connection goes.
-    pub destination: Destination,
+    pub destination: Prepared,
     /// Where the attempt is written down.
     pub records: Records,
 }
@@ -34,9 +32,7 @@ pub struct Ready {
 /// # Errors
 /// The failure to print, with its exit status.
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
-    let Ready { punch, at, destination, mut records } = prepare(args, now)?;
-    // What only root may open is opened before the privileges shrink.
-    let prepared = destination.prepare().map_err(|error| undeliverable(&error))?;
+    let Ready { punch, destination, mut records } = prepare(args, now)?;
     narrow(punch.local().1)?;
     let signals = Interrupt::catch().map_err(|error| {
         Failure::new(
@@ -50,7 +46,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     })?);
     let mut countdown = Countdown::on_stderr();
     let punched = punch.run(&mut |progress| match progress {
-        Progress::Waiting(_) => countdown.tick(at, clock::now()),
+        Progress::Waiting(remaining) => countdown.tick(remaining),
         Progress::Fired => countdown.clear(),
     });
     drop(countdown);
@@ -62,7 +58,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
                 eprintln!("{}", outcome::line(&connection.report));
             }
             records.write(&connection.report);
-            prepared.deliver(connection.fd).map_err(|error| undeliverable(&error))
+            destination.deliver(connection.fd).map_err(|error| destination_failure(&error))
         }
         Err(failed) => {
             if let Some(report) = &failed.report {
@@ -78,21 +74,11 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     }
 }
 
-fn undeliverable(error: &DestinationError) -> Failure {
-    let status = match error.exit_status() {
-        2 => Status::Usage,
-        3 => Status::Privilege,
-        8 => Status::HandOver,
-        _ => Status::Internal,
-    };
-    Failure::new(status, error, error.advice())
-}
-
 /// Reads and judges every argument, checks the capabilities, opens the files.
 ///
 /// # Errors
 /// Usage failures first, since they can be mended without privilege; then a missing capability;
-/// then files that cannot be created.
+/// then files that cannot be created. Nothing is created before everything else is right.
 pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let missing = |option, what| {
         Failure::usage(
@@ -130,6 +116,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
     // Resolving a name may have taken its time.
     when::check(at, clock::now().max(now))?;
+    let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
     capability::require().map_err(|error| privilege(&error))?;
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
@@ -146,7 +133,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         punch = punch.pcap(records::create("--pcap", path)?);
     }
     let records = Records::open(args.report.as_deref(), args.ladder.as_deref())?;
-    Ok(Ready { punch, at, destination, records })
+    Ok(Ready { punch, destination, records })
 }
 
 /// Keeps only the capabilities that the punch and the hand-over need.
@@ -201,6 +188,17 @@ fn distinct(args: &PunchArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Two lines about a destination, before the punch or after it.
+pub fn destination_failure(error: &DestinationError) -> Failure {
+    let status = match error.exit_status() {
+        2 => Status::Usage,
+        3 => Status::Privilege,
+        8 => Status::HandOver,
+        _ => Status::Internal,
+    };
+    Failure::new(status, error, error.advice())
 }
 
 fn privilege(error: &CapabilityError) -> Failure {

@@ -99,10 +99,7 @@ impl Backbone {
     }
 
     /// Router `hop`, counted from the sender, answers with an error, if it may.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call with all that is known of a packet"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "one call with all that is known of a packet")]
     fn refuse(
         &mut self,
         refusal: Refusal,
@@ -115,22 +112,12 @@ impl Backbone {
     ) {
         let mut error = self.blank();
         // Numbers are places: the first router seen from one side is the last seen from the other.
-        let number = if from < to || from == 0 {
-            hop
-        } else {
-            (self.hops + 1).saturating_sub(hop).max(1)
-        };
+        let number =
+            if from < to || from == 0 { hop } else { (self.hops + 1).saturating_sub(hop).max(1) };
         let router = hop::address(number, summary.source);
         let written = summary.may_be_answered
-            && hop::answer(
-                refusal,
-                packet.bytes(),
-                router,
-                summary.source,
-                hop,
-                &mut error,
-            )
-            .is_some();
+            && hop::answer(refusal, packet.bytes(), router, summary.source, hop, &mut error)
+                .is_some();
         self.recycle(packet);
         if written {
             let there = self.share_of_delay(from, to, hop);
@@ -171,19 +158,11 @@ mod tests {
 
     fn backbone(impairments: Impairments) -> Backbone {
         let prefixes = ["198.51.100.0/24", "203.0.113.0/24"];
-        Backbone::new(
-            prefixes.map(|prefix| vec![prefix.parse().unwrap()]),
-            3,
-            impairments,
-            1,
-        )
+        Backbone::new(prefixes.map(|prefix| vec![prefix.parse().unwrap()]), 3, impairments, 1)
     }
 
     fn calm() -> Backbone {
-        backbone(Impairments {
-            delay: DELAY,
-            ..Impairments::default()
-        })
+        backbone(Impairments { delay: DELAY, ..Impairments::default() })
     }
 
     fn syn(source: [u8; 4], destination: [u8; 4], ttl: u8) -> Packet {
@@ -246,10 +225,7 @@ mod tests {
             let mut wan = calm();
             wan.forward(from, syn(source, destination, 64), Instant::now());
             let error = wan.pop_due(from, Instant::now() + DELAY).unwrap();
-            assert_eq!(
-                error.summary().unwrap().source,
-                IpAddr::from([192, 0, 2, number])
-            );
+            assert_eq!(error.summary().unwrap().source, IpAddr::from([192, 0, 2, number]));
         }
     }
 
@@ -266,10 +242,7 @@ mod tests {
         nonsense.copy_from(&[0x45, 0]);
         wan.forward(0, nonsense, now);
         let late = now + DELAY * 4;
-        assert!(
-            wan.pop_due(0, late)
-                .is_some_and(|p| !p.summary().unwrap().may_be_answered)
-        );
+        assert!(wan.pop_due(0, late).is_some_and(|p| !p.summary().unwrap().may_be_answered));
         assert!(wan.pop_due(0, late).is_none());
         assert!(wan.pop_due(1, late).is_none());
     }
