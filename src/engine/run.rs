@@ -141,7 +141,8 @@ impl Drive {
         let installed =
             install(socket, tcb, &mut early, &mut self.capture, |segment, packet, at| {
                 echo = segment.options.timestamps.map(|(theirs, _)| theirs).or(echo);
-                recorder.received(segment, packet, at, "early data");
+                let what = if segment.payload.is_empty() { "acknowledges" } else { "early data" };
+                recorder.received(segment, packet, at, what);
             });
         let Installed { fd, rcv_nxt, early_fin } = match installed {
             Ok(installed) => installed,

@@ -162,10 +162,10 @@ impl Attempt {
     /// and anybody can forge one. Returns what it was, in words.
     pub fn handle_icmp(&mut self, icmp: &Icmp) -> &'static str {
         match icmp.kind {
-            IcmpKind::TimeExceeded => "time exceeded: a segment of ours died here",
+            IcmpKind::TimeExceeded => "a segment of ours died there",
             IcmpKind::Unreachable(_) => {
                 self.evidence.unreachable = Some(icmp.from);
-                "unreachable, outlived"
+                "outlived"
             }
             IcmpKind::EchoReply => "echo reply",
         }
