@@ -8,7 +8,7 @@ use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
 use super::{Connection, clock_check};
-use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, tsval};
+use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, Purpose, tsval};
 use crate::sys::{
     CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, close_aside,
     predecessor, receive_window_scale,
@@ -150,11 +150,10 @@ impl Drive {
         };
         let ready = clock::now();
         let early_bytes = rcv_nxt - tcb.rcv_nxt;
-        if early_bytes > 0 {
-            // The kernel would acknowledge what it was given only with its next segment.
-            let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
-            self.transmit(&ack, crate::punch::Purpose::Ack);
-        }
+        // It completes a peer that still waits, and the kernel would acknowledge what it was given
+        // only with its next segment.
+        let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
+        self.transmit(&ack, Purpose::Ack);
         if let Some(fin) = early_fin {
             // No repair option says that the peer has finished, so its own segment has to.
             if let Err(error) = self.sender.deliver_locally(&fin.to_packet(), self.tuple.local.ip())

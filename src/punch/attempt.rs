@@ -49,7 +49,8 @@ pub struct Opener {
 pub enum Output {
     /// Send this segment now.
     Transmit(Segment, Purpose),
-    /// The connection stands; the attempt wants nothing more.
+    /// The connection stands. Install it, then send its acknowledgment
+    /// ([`EstablishedTcb::acknowledge`]); the attempt wants nothing more.
     Established(EstablishedTcb),
     /// The time is up.
     Expired,
@@ -134,9 +135,8 @@ impl Attempt {
                 self.schedule(now);
                 what
             }
-            Reaction::Completed { tcb, ack, what } => {
+            Reaction::Completed { tcb, what } => {
                 self.ended = true;
-                self.outputs.extend(ack.map(|ack| Output::Transmit(ack, Purpose::Ack)));
                 self.outputs.push_back(Output::Established(tcb));
                 what
             }
@@ -190,7 +190,8 @@ impl Attempt {
                 _ => Purpose::Retransmission,
             };
             self.fired |= purpose == Purpose::Syn;
-            let segment = self.handshake.retransmission(tsval(now));
+            let nth = self.transmissions.saturating_sub(1);
+            let segment = self.handshake.retransmission(nth, tsval(now));
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
             self.schedule(now);

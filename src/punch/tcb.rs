@@ -45,9 +45,12 @@ pub struct WindowScale {
 }
 
 impl EstablishedTcb {
-    /// A pure acknowledgment of everything up to `rcv_nxt`, as the connection's next segment.
+    /// A pure acknowledgment of everything up to `rcv_nxt`, as the connection's next segment. Sent
+    /// once the connection is installed, it completes a peer that still waits.
     pub fn acknowledge(&self, rcv_nxt: Seq, timestamps: Option<(u32, u32)>) -> Segment {
         let shift = self.agreed.window_scale.map_or(0, |scale| scale.receive);
+        // The right edge of the window stays where it is until the kernel moves it.
+        let window = self.rcv_wnd.saturating_sub(rcv_nxt - self.rcv_nxt);
         Segment {
             tuple: self.tuple,
             hop_limit: crate::wire::DEFAULT_HOP_LIMIT,
@@ -56,7 +59,7 @@ impl EstablishedTcb {
             syn: false,
             fin: false,
             rst: false,
-            window: u16::try_from(self.rcv_wnd >> shift).unwrap_or(u16::MAX),
+            window: u16::try_from(window >> shift).unwrap_or(u16::MAX),
             options: crate::wire::Options {
                 timestamps: timestamps.filter(|_| self.agreed.timestamps),
                 ..Default::default()
