@@ -167,8 +167,7 @@ impl Drive {
         report.fd_ns = Some(ready.ns_since(self.at));
         report.handover =
             Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
-        report.verdict =
-            format!("connected {:.1} ms after the instant", ready.ns_since(self.at) as f64 / 1e6);
+        report.verdict = verdict(ready.ns_since(self.at));
         self.dismantle();
         Ok(Connection { fd, report })
     }
@@ -230,6 +229,12 @@ impl Drive {
         self.priority = None;
         close_aside(self);
     }
+}
+
+fn verdict(connected_ns: i64) -> String {
+    let ms = connected_ns.unsigned_abs() as f64 / 1e6;
+    let side = if connected_ns < 0 { "before" } else { "after" };
+    format!("connected {ms:.1} ms {side} the instant")
 }
 
 /// Waits for what is left of an earlier connection between the same endpoints.

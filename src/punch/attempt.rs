@@ -162,7 +162,7 @@ impl Attempt {
     /// and anybody can forge one. Returns what it was, in words.
     pub fn handle_icmp(&mut self, icmp: &Icmp) -> &'static str {
         match icmp.kind {
-            IcmpKind::TimeExceeded => "a segment of ours died there",
+            IcmpKind::TimeExceeded => "died there",
             IcmpKind::Unreachable(_) => {
                 self.evidence.unreachable = Some(icmp.from);
                 "outlived"
