@@ -13,7 +13,7 @@ use crate::sys::{
     CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, close_aside,
     predecessor, receive_window_scale,
 };
-use crate::wire::{DEFAULT_HOP_LIMIT, Seq, Tuple};
+use crate::wire::{DEFAULT_HOP_LIMIT, Segment, Seq, Tuple};
 use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -150,16 +150,17 @@ impl Drive {
         };
         let ready = clock::now();
         let early_bytes = rcv_nxt - tcb.rcv_nxt;
+        if let (true, Some(theirs)) = (tcb.agreed.timestamps, echo) {
+            let shown = tcb.peer_acknowledges((theirs, tsval(ready)));
+            self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
+        }
         // It completes a peer that still waits, and the kernel would acknowledge what it was given
         // only with its next segment.
         let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
         self.transmit(&ack, Purpose::Ack);
         if let Some(fin) = early_fin {
             // No repair option says that the peer has finished, so its own segment has to.
-            if let Err(error) = self.sender.deliver_locally(&fin.to_packet(), self.tuple.local.ip())
-            {
-                tracing::debug!("the peer's FIN waits for its repetition: {error}");
-            }
+            self.deliver_locally(&fin, "the peer's FIN waits for its repetition");
         }
         self.note_transmissions();
         let mut report = self.report(Outcome::Connected);
@@ -170,6 +171,14 @@ impl Drive {
         report.verdict = verdict(ready.ns_since(self.at));
         self.dismantle();
         Ok(Connection { fd, report })
+    }
+
+    /// Shows the kernel a segment of the peer over the loopback interface.
+    fn deliver_locally(&self, segment: &Segment, otherwise: &str) {
+        let local = self.tuple.local.ip();
+        if let Err(error) = self.sender.deliver_locally(&segment.to_packet(), local) {
+            tracing::debug!("{otherwise}: {error}");
+        }
     }
 
     fn fail(mut self, error: PunchError) -> Failure {

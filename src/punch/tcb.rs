@@ -67,4 +67,17 @@ impl EstablishedTcb {
             payload: Vec::new(),
         }
     }
+
+    /// The peer's side of it: a pure ACK as the peer would send it now. A kernel that is shown it
+    /// knows the timestamp that it has to echo, for which repair has no option.
+    pub fn peer_acknowledges(&self, timestamps: (u32, u32)) -> Segment {
+        let shift = self.agreed.window_scale.map_or(0, |scale| scale.send);
+        Segment {
+            tuple: self.tuple.reversed(),
+            seq: self.rcv_nxt,
+            ack: Some(self.snd_nxt),
+            window: u16::try_from(self.snd_wnd >> shift).unwrap_or(u16::MAX),
+            ..self.acknowledge(self.rcv_nxt, Some(timestamps))
+        }
+    }
 }
