@@ -31,7 +31,6 @@ pub(super) struct Drive {
     pub(super) send_error: Option<CallFailed>,
     pub(super) priority: Option<Priority>,
     pub(super) interrupt: Option<OwnedFd>,
-    pub(super) hop_limit: u8,
     pub(super) opener: OpenerReport,
 }
 
@@ -148,11 +147,10 @@ impl Drive {
     }
 
     pub(super) fn transmit(&mut self, segment: &Segment, purpose: Purpose) {
-        let segment = self.limited(segment, purpose);
         let packet = segment.to_packet();
         let now = clock::now();
         match self.sender.send(&packet) {
-            Ok(id) => self.recorder.sent(&segment, &packet, now, id, purpose.words()),
+            Ok(id) => self.recorder.sent(segment, &packet, now, id, purpose.words()),
             Err(error) => self.refused(error),
         }
     }
@@ -163,15 +161,6 @@ impl Drive {
             tracing::warn!("{error}");
         }
         self.send_error = Some(error);
-    }
-
-    /// Full segments leave with the hop limit of this host, openers with their own.
-    fn limited(&self, segment: &Segment, purpose: Purpose) -> Segment {
-        let mut segment = segment.clone();
-        if !matches!(purpose, Purpose::Opener | Purpose::Reopener) {
-            segment.hop_limit = self.hop_limit;
-        }
-        segment
     }
 
     pub(super) fn note_transmissions(&mut self) {

@@ -13,7 +13,7 @@ use crate::sys::{
     CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, close_aside,
     predecessor, receive_window_scale,
 };
-use crate::wire::{DEFAULT_HOP_LIMIT, Segment, Seq, Tuple};
+use crate::wire::{Segment, Seq, Tuple};
 use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -91,7 +91,6 @@ impl Punch {
             send_error: None,
             priority: None,
             interrupt: self.interrupt,
-            hop_limit: DEFAULT_HOP_LIMIT,
             opener: OpenerReport::default(),
         };
         drive.plan_opener(self.opener, self.opener_lead, route.on_link, (random >> 32) as u16);
