@@ -35,16 +35,6 @@ print_side() {
     sed 's/^/    received: /' "$work/$host.out"
 }
 
-# print_ladder A.json B.json: the packets of both sides in one picture.
-print_ladder() {
-    local report
-    for report in "$@"; do
-        [[ -s $report ]] || continue
-        echo
-        cat "$report"
-    done
-}
-
 "$network" up demo --delay 10ms --hops 3
 cat <<'END'
   host-a            router-a           wide area network        router-b            host-b
@@ -66,5 +56,8 @@ if ! grep -qx "hello from host-b" "$work/host-a.out" ||
     echo "the lines did not arrive" >&2
     ((status)) || status=1
 fi
-print_ladder "$work/host-a.json" "$work/host-b.json"
+echo
+echo "What left and came, in milliseconds from the instant (tcp-punch wrote it with --report):"
+echo
+tcp-punch ladder "$work/host-a.json" "$work/host-b.json"
 exit "$status"

@@ -103,8 +103,10 @@ impl Ladder {
     pub fn of_both(a: &Report, b: &Report) -> Self {
         let later = b.fired.asked_ns.saturating_sub(a.fired.asked_ns);
         let numbers = Numbers::of(a);
+        let ends = [a.established_ns, b.established_ns.map(|ns| ns.saturating_add(later))];
         let mut rows: Vec<Row> = pairing::pair(&a.timeline, &b.timeline, later)
             .into_iter()
+            .filter(|pair| !pair.is_past(ends))
             .map(|pair| Row::Arrow(numbers.joined(&pair)))
             .collect();
         rows.extend(marks(a, Side::Left, 0));

@@ -20,6 +20,7 @@ pub fn level(quiet: bool, verbose: u8) -> LevelFilter {
 pub fn start(level: LevelFilter) {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let _ = tracing_subscriber::fmt()
+        .without_time()
         .with_writer(std::io::stderr)
         .with_max_level(level)
         .with_ansi(colour)

@@ -8,27 +8,20 @@ use std::time::Duration;
 /// both ends then need not cross.
 pub(super) fn warn_if_loose(one_way: Option<Duration>) {
     let Ok(state) = clock::state() else { return };
-    let error = if state.synchronised { state.estimated_error } else { state.max_error };
-    let what = match one_way {
-        Some(one_way) if error > one_way => {
-            format!(
-                "more than the {:.1} ms that a packet needs to the peer",
-                one_way.as_secs_f64() * 1e3
-            )
-        }
-        None if !state.synchronised => "and the delay to the peer is unknown".to_owned(),
-        _ => return,
-    };
-    let lead = if state.synchronised {
-        "the clock may be"
-    } else {
-        "nothing synchronises the clock: it may be"
-    };
-    tracing::warn!(
-        "{lead} {:.1} ms off, {what}; run chrony or systemd-timesyncd on both sides",
-        error.as_secs_f64() * 1e3
+    let ms = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3);
+    let needs = one_way.map_or_else(
+        || "the delay to the peer is unknown".to_owned(),
+        |one_way| format!("a packet needs {} to the peer", ms(one_way)),
     );
+    if !state.synchronised {
+        tracing::warn!("nothing synchronises this host's clock, and {needs}; {MEND}");
+    } else if one_way.is_some_and(|one_way| state.estimated_error > one_way) {
+        let error = ms(state.estimated_error);
+        tracing::warn!("this host's clock may be {error} off, and {needs}; {MEND}");
+    }
 }
+
+const MEND: &str = "run chrony or systemd-timesyncd on both sides";
 
 /// The clock's own opinion of itself.
 pub(super) fn report(one_way: Option<Duration>) -> ClockReport {

@@ -55,13 +55,13 @@ impl Drive {
         self.note_transmissions();
     }
 
-    /// What sending costs on this path, from the call to the transmit timestamp: the median of a
-    /// few echo requests as long as a SYN that die at the first hop. Zero where the driver gives
-    /// no timestamps.
+    /// What sending costs on this path, from the call to the transmit timestamp: the least of a few
+    /// echo requests as long as a SYN that die at the first hop. The least, since whatever disturbs
+    /// a rehearsal only makes it longer. Zero where the driver gives no timestamps.
     fn rehearse(&mut self) -> Duration {
         let (local, peer) = (self.tuple.local.ip(), self.tuple.remote.ip());
         let packet = echo_request(local, peer, 1, 0, 0);
-        let mut costs = Vec::with_capacity(REHEARSALS.len());
+        let mut least: Option<Duration> = None;
         for ahead in REHEARSALS {
             let due = self.at.before(ahead);
             if clock::now() > due {
@@ -70,12 +70,12 @@ impl Drive {
             let began = spin_until(due);
             let Ok(id) = self.sender.send(&packet) else { continue };
             if let Some(stamped) = self.await_stamp(id) {
-                costs.push(began.until(stamped));
+                let cost = began.until(stamped);
+                least = Some(least.map_or(cost, |known| known.min(cost)));
             }
             self.recorder.sent_probe(&packet, began);
         }
-        costs.sort_unstable();
-        costs.get(costs.len() / 2).copied().unwrap_or_default()
+        least.unwrap_or_default()
     }
 
     fn await_stamp(&mut self, id: u32) -> Option<WallTime> {

@@ -8,12 +8,12 @@ use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
 use super::{Connection, clock_check};
-use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, tsval};
+use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, Purpose, tsval};
 use crate::sys::{
     Aside, CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock,
     predecessor, receive_window_scale,
 };
-use crate::wire::{DEFAULT_HOP_LIMIT, Seq, Tuple};
+use crate::wire::{DEFAULT_HOP_LIMIT, Segment, Seq, Tuple};
 use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -143,7 +143,8 @@ impl Drive {
         let installed =
             install(socket, tcb, &mut early, &mut self.capture, |segment, packet, at| {
                 echo = segment.options.timestamps.map(|(theirs, _)| theirs).or(echo);
-                recorder.received(segment, packet, at, "early data");
+                let what = if segment.payload.is_empty() { "acknowledges" } else { "early data" };
+                recorder.received(segment, packet, at, what);
             });
         let Installed { fd, rcv_nxt, early_fin } = match installed {
             Ok(installed) => installed,
@@ -151,17 +152,17 @@ impl Drive {
         };
         let ready = clock::now();
         let early_bytes = rcv_nxt - tcb.rcv_nxt;
-        if early_bytes > 0 {
-            // The kernel would acknowledge what it was given only with its next segment.
-            let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
-            self.transmit(&ack, crate::punch::Purpose::Ack);
+        if let (true, Some(theirs)) = (tcb.agreed.timestamps, echo) {
+            let shown = tcb.peer_acknowledges((theirs, tsval(ready)));
+            self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
         }
+        // It completes a peer that still waits, and the kernel would acknowledge what it was given
+        // only with its next segment.
+        let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
+        self.transmit(&ack, Purpose::Ack);
         if let Some(fin) = early_fin {
             // No repair option says that the peer has finished, so its own segment has to.
-            if let Err(error) = self.sender.deliver_locally(&fin.to_packet(), self.tuple.local.ip())
-            {
-                tracing::debug!("the peer's FIN waits for its repetition: {error}");
-            }
+            self.deliver_locally(&fin, "the peer's FIN waits for its repetition");
         }
         self.note_transmissions();
         let mut report = self.report(Outcome::Connected);
@@ -169,10 +170,17 @@ impl Drive {
         report.fd_ns = Some(ready.ns_since(self.at));
         report.handover =
             Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
-        report.verdict =
-            format!("connected {:.1} ms after the instant", ready.ns_since(self.at) as f64 / 1e6);
+        report.verdict = verdict(ready.ns_since(self.at));
         self.dismantle(aside);
         Ok(Connection { fd, report })
+    }
+
+    /// Shows the kernel a segment of the peer over the loopback interface.
+    fn deliver_locally(&self, segment: &Segment, otherwise: &str) {
+        let local = self.tuple.local.ip();
+        if let Err(error) = self.sender.deliver_locally(&segment.to_packet(), local) {
+            tracing::debug!("{otherwise}: {error}");
+        }
     }
 
     fn fail(mut self, error: PunchError) -> Failure {
@@ -235,6 +243,12 @@ impl Drive {
         }
         aside.close(self);
     }
+}
+
+fn verdict(connected_ns: i64) -> String {
+    let ms = connected_ns.unsigned_abs() as f64 / 1e6;
+    let side = if connected_ns < 0 { "before" } else { "after" };
+    format!("connected {ms:.1} ms {side} the instant")
 }
 
 /// Waits for what is left of an earlier connection between the same endpoints.

@@ -49,7 +49,8 @@ pub struct Opener {
 pub enum Output {
     /// Send this segment now.
     Transmit(Segment, Purpose),
-    /// The connection stands; the attempt wants nothing more.
+    /// The connection stands. Install it, then send its acknowledgment
+    /// ([`EstablishedTcb::acknowledge`]); the attempt wants nothing more.
     Established(EstablishedTcb),
     /// The time is up.
     Expired,
@@ -134,9 +135,8 @@ impl Attempt {
                 self.schedule(now);
                 what
             }
-            Reaction::Completed { tcb, ack, what } => {
+            Reaction::Completed { tcb, what } => {
                 self.ended = true;
-                self.outputs.extend(ack.map(|ack| Output::Transmit(ack, Purpose::Ack)));
                 self.outputs.push_back(Output::Established(tcb));
                 what
             }
@@ -162,10 +162,10 @@ impl Attempt {
     /// and anybody can forge one. Returns what it was, in words.
     pub fn handle_icmp(&mut self, icmp: &Icmp) -> &'static str {
         match icmp.kind {
-            IcmpKind::TimeExceeded => "time exceeded: a segment of ours died here",
+            IcmpKind::TimeExceeded => "died there",
             IcmpKind::Unreachable(_) => {
                 self.evidence.unreachable = Some(icmp.from);
-                "unreachable, outlived"
+                "outlived"
             }
             IcmpKind::EchoReply => "echo reply",
         }
@@ -190,7 +190,8 @@ impl Attempt {
                 _ => Purpose::Retransmission,
             };
             self.fired |= purpose == Purpose::Syn;
-            let segment = self.handshake.retransmission(tsval(now));
+            let nth = self.transmissions.saturating_sub(1);
+            let segment = self.handshake.retransmission(nth, tsval(now));
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
             self.schedule(now);

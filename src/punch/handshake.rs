@@ -59,8 +59,6 @@ pub enum Reaction {
     Completed {
         /// The connection.
         tcb: EstablishedTcb,
-        /// The final acknowledgment, if the peer waits for one.
-        ack: Option<Segment>,
         /// For people.
         what: &'static str,
     },
@@ -105,11 +103,19 @@ impl Handshake {
         }
     }
 
-    /// What a timeout repeats: the SYN, or the SYN-ACK once the peer's SYN came in.
-    pub fn retransmission(&self, tsval: u32) -> Option<Segment> {
+    /// What the `nth` timeout since the last answer repeats (from 0); `None` once established.
+    ///
+    /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
+    /// ACK, lets no SYN-ACK of ours pass any more. So by turns: a probe one below the window, as a
+    /// keepalive is (RFC 9293 section 3.8.4), which an established peer answers and which
+    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet.
+    pub fn retransmission(&self, nth: u32, tsval: u32) -> Option<Segment> {
         match self.state {
-            State::SynSent | State::SynReceived { closed: true, .. } => Some(self.syn(tsval)),
-            State::SynReceived { peer, .. } => Some(self.syn_ack(&peer, tsval)),
+            State::SynSent => Some(self.syn(tsval)),
+            State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
+                Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
+            }
+            State::SynReceived { .. } => Some(self.syn(tsval)),
             State::Established => None,
         }
     }
@@ -127,7 +133,7 @@ impl Handshake {
         match (self.state, segment.syn, segment.ack) {
             (State::Established, ..) => Reaction::Ignored("after establishment"),
             (_, true, None) => self.peer_syn(segment, tsval),
-            (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
+            (_, true, Some(ack)) => self.peer_syn_ack(segment, ack),
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
@@ -174,21 +180,13 @@ impl Handshake {
             _ => "peer's SYN",
         };
         self.state = State::SynReceived { peer, closed: false };
-        let syn_ack = self.syn_ack(&peer, tsval);
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
-        let ack = Segment {
-            seq: self.iss + 1,
-            syn: false,
-            window: self.scaled_window(syn_ack.options.window_scale.is_some()),
-            options: Options { timestamps: syn_ack.options.timestamps, ..Options::default() },
-            ..syn_ack.clone()
-        };
-        Reaction::Answered([syn_ack, ack], what)
+        Reaction::Answered([self.syn_ack(&peer, tsval), self.ack(&peer, tsval)], what)
     }
 
-    fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
+    fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq) -> Reaction {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
@@ -196,21 +194,15 @@ impl Handshake {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
         let mut agreed = self.agree(&segment.options);
-        let known = match self.state {
-            State::SynReceived { peer, closed } if peer.irs == segment.seq => Some((peer, closed)),
-            _ => None,
-        };
-        if let Some((peer, _)) = known {
+        if let State::SynReceived { peer, .. } = self.state
+            && peer.irs == segment.seq
+        {
             // A middlebox may strip an option from the one and not from the other; only what
             // both carried can be in force at the peer.
             agreed = agreed.and(self.agree(&peer.options));
         }
         let tcb = self.establish(segment.seq, segment, agreed, 0);
-        let timestamps = segment.options.timestamps.map(|(theirs, _)| (tsval, theirs));
-        // The answer to the peer's SYN has acknowledged it already, unless a reset met it.
-        let acknowledged = matches!(known, Some((_, false)));
-        let ack = (!acknowledged).then(|| tcb.acknowledge(tcb.rcv_nxt, timestamps));
-        Reaction::Completed { tcb, ack, what: "peer's SYN-ACK" }
+        Reaction::Completed { tcb, what: "peer's SYN-ACK" }
     }
 
     fn peer_ack(&mut self, segment: &Segment, ack: Seq, peer: PeerSyn) -> Reaction {
@@ -218,8 +210,8 @@ impl Handshake {
             return Reaction::Ignored("ACK for another SYN, stale or stray");
         }
         // The first segments after the handshake may come out of order; what counts is that they
-        // lie in our window, RFC 9293 section 3.10.7.4.
-        if segment.seq - (peer.irs + 1) >= u32::from(self.offer.window) {
+        // lie in our window, RFC 9293 section 3.10.7.4, or one below it as a probe does.
+        if segment.seq - peer.irs > u32::from(self.offer.window) {
             return Reaction::Ignored("ACK outside the window");
         }
         let mut agreed = self.agree(&peer.options);
@@ -227,7 +219,7 @@ impl Handshake {
         agreed.timestamps &= segment.options.timestamps.is_some();
         let shift = agreed.window_scale.map_or(0, |scale| scale.send);
         let tcb = self.establish(peer.irs, segment, agreed, shift);
-        Reaction::Completed { tcb, ack: None, what: "peer's ACK" }
+        Reaction::Completed { tcb, what: "peer's ACK" }
     }
 
     fn establish(
@@ -259,8 +251,12 @@ impl Handshake {
         segment
     }
 
-    fn scaled_window(&self, is_scaled: bool) -> u16 {
-        if is_scaled { self.offer.window >> self.offer.window_scale } else { self.offer.window }
+    fn ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        let syn_ack = self.syn_ack(peer, tsval);
+        let shift = syn_ack.options.window_scale.unwrap_or(0);
+        let options = Options { timestamps: syn_ack.options.timestamps, ..Options::default() };
+        let (seq, window) = (self.iss + 1, self.offer.window >> shift);
+        Segment { seq, syn: false, window, options, ..syn_ack }
     }
 
     fn agree(&self, theirs: &Options) -> Agreed {

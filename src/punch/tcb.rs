@@ -45,9 +45,12 @@ pub struct WindowScale {
 }
 
 impl EstablishedTcb {
-    /// A pure acknowledgment of everything up to `rcv_nxt`, as the connection's next segment.
+    /// A pure acknowledgment of everything up to `rcv_nxt`, as the connection's next segment. Sent
+    /// once the connection is installed, it completes a peer that still waits.
     pub fn acknowledge(&self, rcv_nxt: Seq, timestamps: Option<(u32, u32)>) -> Segment {
         let shift = self.agreed.window_scale.map_or(0, |scale| scale.receive);
+        // The right edge of the window stays where it is until the kernel moves it.
+        let window = self.rcv_wnd.saturating_sub(rcv_nxt - self.rcv_nxt);
         Segment {
             tuple: self.tuple,
             hop_limit: crate::wire::DEFAULT_HOP_LIMIT,
@@ -56,12 +59,25 @@ impl EstablishedTcb {
             syn: false,
             fin: false,
             rst: false,
-            window: u16::try_from(self.rcv_wnd >> shift).unwrap_or(u16::MAX),
+            window: u16::try_from(window >> shift).unwrap_or(u16::MAX),
             options: crate::wire::Options {
                 timestamps: timestamps.filter(|_| self.agreed.timestamps),
                 ..Default::default()
             },
             payload: Vec::new(),
+        }
+    }
+
+    /// The peer's side of it: a pure ACK as the peer would send it now. A kernel that is shown it
+    /// knows the timestamp that it has to echo, for which repair has no option.
+    pub fn peer_acknowledges(&self, timestamps: (u32, u32)) -> Segment {
+        let shift = self.agreed.window_scale.map_or(0, |scale| scale.send);
+        Segment {
+            tuple: self.tuple.reversed(),
+            seq: self.rcv_nxt,
+            ack: Some(self.snd_nxt),
+            window: u16::try_from(self.snd_wnd >> shift).unwrap_or(u16::MAX),
+            ..self.acknowledge(self.rcv_nxt, Some(timestamps))
         }
     }
 }

@@ -16,6 +16,17 @@ pub(super) struct Pair<'a> {
     pub(super) arrived_ns: Option<i64>,
 }
 
+impl Pair<'_> {
+    /// Whether it left when the other end's record was over, so that nobody can say whether it
+    /// arrived. `ends`: when the left and the right end were established.
+    pub(super) fn is_past(&self, ends: [Option<i64>; 2]) -> bool {
+        let [left, right] = ends;
+        let end = if self.from == Side::Left { right } else { left };
+        self.arrived_ns.is_none()
+            && matches!((self.sent_ns, end), (Some(sent), Some(end)) if sent >= end)
+    }
+}
+
 /// Pairs the events of the left and the right end; the right end's times are moved by `later`.
 ///
 /// Translation on the way changes addresses and ports but neither sequence numbers nor flags.
@@ -125,6 +136,15 @@ mod tests {
         let arrived: Vec<_> =
             pair(&left, &right, 0).iter().map(|p| p.arrived_ns.map(|ns| ns / MS)).collect();
         assert_eq!(arrived, [None, None, Some(60), Some(90)]);
+    }
+
+    #[test]
+    fn what_left_after_the_other_ends_record_is_not_called_lost() {
+        let left = [event(Direction::Sent, 30, ".", 2, 64)];
+        let pairs = pair(&left, &[], 0);
+        assert!(pairs[0].is_past([None, Some(20 * MS)]));
+        assert!(!pairs[0].is_past([None, Some(31 * MS)]));
+        assert!(!pairs[0].is_past([Some(20 * MS), None]));
     }
 
     #[test]

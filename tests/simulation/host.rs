@@ -1,0 +1,65 @@
+//! One end: an attempt until it is established, then as much of a kernel as late segments meet.
+
+use std::time::Duration;
+use tcp_punch::punch::{Attempt, AttemptConfig, EstablishedTcb, Offer, Opener, Output};
+use tcp_punch::wire::{Segment, Seq, Tuple, WallTime};
+
+pub(crate) struct Host {
+    attempt: Attempt,
+    pub(crate) tcb: Option<EstablishedTcb>,
+    pub(crate) established_at: Option<WallTime>,
+}
+
+impl Host {
+    pub(crate) fn new(tuple: Tuple, iss: u32, at: WallTime, opener: bool) -> Self {
+        let mut attempt = Attempt::new(AttemptConfig {
+            tuple,
+            at,
+            timeout: Duration::from_secs(20),
+            iss: Seq(iss),
+            expected_irs: None,
+            offer: Offer { mss: 1460, window_scale: 7, window: 65408 },
+            seed: u64::from(iss).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        });
+        if opener {
+            attempt.set_opener(Opener { hop_limit: 2, at: at.before(Duration::from_millis(250)) });
+        }
+        Self { attempt, tcb: None, established_at: None }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<WallTime> {
+        self.attempt.poll_timeout()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: WallTime) -> Vec<Segment> {
+        self.attempt.handle_timeout(now);
+        self.sent(now)
+    }
+
+    pub(crate) fn receive(&mut self, segment: &Segment, now: WallTime) -> Vec<Segment> {
+        if let Some(tcb) = &self.tcb {
+            // RFC 9293 section 3.10.7.4: what is no acceptable segment is answered with an ACK.
+            let acceptable = !segment.syn && segment.seq == tcb.rcv_nxt;
+            let answered = !acceptable && !segment.rst;
+            return answered.then(|| tcb.acknowledge(tcb.rcv_nxt, None)).into_iter().collect();
+        }
+        self.attempt.handle_segment(segment, now);
+        self.sent(now)
+    }
+
+    fn sent(&mut self, now: WallTime) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        while let Some(output) = self.attempt.poll() {
+            match output {
+                Output::Transmit(segment, _) => segments.push(segment),
+                Output::Established(tcb) => {
+                    segments.push(tcb.acknowledge(tcb.rcv_nxt, None));
+                    self.established_at = Some(now);
+                    self.tcb = Some(tcb);
+                }
+                Output::Expired => {}
+            }
+        }
+        segments
+    }
+}
