@@ -10,7 +10,7 @@ use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, R
 use super::{Connection, clock_check};
 use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, Purpose, tsval};
 use crate::sys::{
-    CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock, close_aside,
+    Aside, CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock,
     predecessor, receive_window_scale,
 };
 use crate::wire::{Segment, Seq, Tuple};
@@ -33,8 +33,9 @@ impl Punch {
     pub fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<Connection, Failure> {
         let early = |error: PunchError| Failure { error, report: None };
         let (mut drive, socket) = self.prepare().map_err(early)?;
+        let aside = Aside::new();
         match drive.run(progress) {
-            Ok(completed) => drive.hand_over(socket, &completed),
+            Ok(completed) => drive.hand_over(socket, &completed, aside),
             Err(error) => Err(drive.fail(error)),
         }
     }
@@ -131,6 +132,7 @@ impl Drive {
         mut self,
         socket: RepairSocket,
         completed: &Completed,
+        aside: Aside,
     ) -> Result<Connection, Failure> {
         let Completed { tcb, last, at } = completed;
         let mut early = EarlyData::new(tcb.rcv_nxt);
@@ -168,7 +170,7 @@ impl Drive {
         report.handover =
             Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
         report.verdict = verdict(ready.ns_since(self.at));
-        self.dismantle();
+        self.dismantle(aside);
         Ok(Connection { fd, report })
     }
 
@@ -229,13 +231,16 @@ impl Drive {
     }
 
     /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
-    /// for an RCU grace period), which the connection need not wait for.
-    fn dismantle(mut self) {
+    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not
+    /// wait for.
+    fn dismantle(mut self, aside: Aside) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
         }
-        self.priority = None;
-        close_aside(self);
+        if let Some(priority) = &mut self.priority {
+            priority.lower();
+        }
+        aside.close(self);
     }
 }
 

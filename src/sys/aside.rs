@@ -2,18 +2,53 @@
 
 use super::privilege;
 use nix::sys::signal::{SigSet, SigmaskHow};
+use std::any::Any;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 
-/// Drops `what` on a thread of its own, which has no capability and takes no signal, so that the
-/// process looks single-threaded to both. The thread ends with it.
-pub fn close_aside<T: Send + 'static>(what: T) {
-    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-    std::thread::spawn(move || {
-        if let Err(error) = privilege::drop_all() {
-            tracing::debug!("{error}");
+/// A thread that waits for what it is to drop. Made while there is time, because making a thread
+/// takes a tenth of a millisecond. It takes no signal, and gives up every capability before it
+/// drops anything, so that the process looks single-threaded to both. It ends with its work, or
+/// when this is dropped.
+#[derive(Debug)]
+pub struct Aside {
+    thread: Option<Sender<Box<dyn Any + Send>>>,
+}
+
+/// Dropping needs little. Locked memory counts, and a whole default stack would be locked with the
+/// rest.
+const STACK: usize = 128 << 10;
+
+impl Aside {
+    /// Starts the thread.
+    #[must_use]
+    pub fn new() -> Self {
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let (sender, receiver) = channel();
+        let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
+            let what = receiver.recv();
+            if let Err(error) = privilege::drop_all() {
+                tracing::debug!("{error}");
+            }
+            drop(what);
+        });
+        if let Ok(before) = before {
+            let _ = before.thread_set_mask();
         }
-        drop(what);
-    });
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
+        Self { thread: thread.is_ok().then_some(sender) }
+    }
+
+    /// Drops `what` there, or here where the system gave no thread.
+    pub fn close<T: Send + 'static>(self, what: T) {
+        if let Some(thread) = self.thread {
+            // A thread that is gone gives it back, and it is dropped with the error.
+            let _ = thread.send(Box::new(what));
+        }
+    }
+}
+
+impl Default for Aside {
+    fn default() -> Self {
+        Self::new()
     }
 }

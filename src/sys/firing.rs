@@ -65,18 +65,24 @@ impl Priority {
             locked: mlockall(MlockAllFlags::MCL_CURRENT).is_ok(),
         }
     }
+
+    /// Makes this thread an ordinary one again. Unlocking memory takes longer and concerns the
+    /// whole process: it is left to whoever drops this, on whichever thread.
+    pub fn lower(&mut self) {
+        if std::mem::take(&mut self.realtime) {
+            schedule(libc::SCHED_OTHER, 0);
+        }
+        // SAFETY: no memory is involved; 0 restores the thread's default.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 0) };
+    }
 }
 
 impl Drop for Priority {
     fn drop(&mut self) {
-        if self.realtime {
-            schedule(libc::SCHED_OTHER, 0);
-        }
+        self.lower();
         if self.locked {
             let _ = munlockall();
         }
-        // SAFETY: no memory is involved; 0 restores the thread's default.
-        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 0) };
     }
 }
 

@@ -20,7 +20,7 @@ mod repair;
 mod route;
 mod window;
 
-pub use aside::close_aside;
+pub use aside::Aside;
 pub use call::CallFailed;
 pub use capture::{Capture, Captured, Checksum};
 pub use filter::Filter;

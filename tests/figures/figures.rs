@@ -1,0 +1,127 @@
+//! The figures that this program is judged by, each measured beside its alternative in one run.
+//!
+//! `netns-scripts/testbed.sh bench [FIGURE...] [--json FILE] [--markdown FILE]` runs it. It
+//! measures and does not judge: a figure that misses its bar says so in the table, and only a
+//! measurement that could not be made is a failure.
+
+mod connecting;
+mod end;
+mod firing;
+mod handover;
+mod job;
+mod machine;
+mod pair;
+mod retransmissions;
+mod sample;
+mod series;
+mod skew;
+mod table;
+mod throughput;
+
+// The tests' own networks; measurements need a part of what tests do.
+#[allow(dead_code, reason = "shared with tests/lab")]
+#[path = "../lab/capture.rs"]
+mod capture;
+#[allow(dead_code, reason = "shared with tests/lab")]
+#[path = "../lab/network.rs"]
+mod network;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+
+use machine::Machine;
+use table::{Measured, Table};
+
+type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
+
+const FIGURES: [(&str, Measurement); 7] = [
+    ("firing", firing::measure),
+    ("connecting", connecting::measure),
+    ("handover", handover::measure),
+    ("retransmissions", retransmissions::measure),
+    ("throughput", throughput::measure),
+    ("skew", skew::measure),
+    ("series", series::measure),
+];
+
+/// Measures, and prints the figures as a table.
+#[derive(Parser)]
+#[command(name = "testbed.sh bench")]
+struct Arguments {
+    /// Which figures; all if none is named
+    #[arg(value_parser = FIGURES.map(|(name, _)| name))]
+    figures: Vec<String>,
+    /// Write the table here as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the table here as Markdown
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// As cargo bench passes it
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let done = match (arguments.next().as_deref(), arguments.next()) {
+        (Some("end"), Some(job)) => end::serve(&job).map(|()| true),
+        _ => run(&Arguments::parse()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("figures: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything could be measured.
+fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
+    let machine = Machine::here();
+    let mut measured = Vec::new();
+    let mut complete = true;
+    for (name, measure) in FIGURES {
+        if !arguments.figures.is_empty() && !arguments.figures.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        eprint!("measuring {name} ... ");
+        let began = Instant::now();
+        match measure() {
+            Ok(figure) => {
+                eprintln!("{:.0} s", began.elapsed().as_secs_f64());
+                measured.push(figure);
+            }
+            Err(error) => {
+                eprintln!("could not be measured: {error}");
+                complete = false;
+            }
+        }
+    }
+    let table = Table::new(machine, measured);
+    println!("\n{}", table.to_markdown());
+    if let Some(path) = &arguments.json {
+        write(path, &(serde_json::to_string_pretty(&table)? + "\n"))?;
+    }
+    if let Some(path) = &arguments.markdown {
+        write(path, &table.to_markdown())?;
+    }
+    Ok(complete)
+}
+
+/// Under sudo the file belongs to the user who called, as everything else in the checkout.
+fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
+    if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
+        std::os::unix::fs::chown(path, Some(user), Some(group))?;
+    }
+    Ok(())
+}

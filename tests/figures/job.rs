@@ -1,0 +1,65 @@
+//! What one end of a measurement is told, and what it tells back: JSON between two processes.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use tcp_punch::engine::Report;
+
+/// What one end does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    /// The instant, nanoseconds since the Unix epoch.
+    pub(crate) at_ns: i64,
+    pub(crate) peer: SocketAddr,
+    /// Local port.
+    pub(crate) port: u16,
+    /// Given up this long after the instant.
+    pub(crate) patience_ms: u64,
+    pub(crate) how: How,
+    pub(crate) then: Then,
+}
+
+/// How the connection comes about.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum How {
+    /// The product, as its defaults have it but for the opener.
+    Punch { opener: bool },
+    /// Sleep until the instant, then `connect()`: what is possible without the product.
+    Connect,
+    /// Likewise, and once more after every failure.
+    ConnectLoop,
+    /// Listen, and take the first connection: the other side of `Connect` where nothing is in the
+    /// way.
+    Accept,
+}
+
+/// What is done with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Then {
+    Close,
+    /// Send so many bytes at once, and read as many.
+    Exchange {
+        bytes: usize,
+    },
+    /// Send for so long.
+    Send {
+        ms: u64,
+    },
+    /// Read until the end.
+    Receive,
+}
+
+/// How it went at one end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// When the caller had the descriptor, relative to the instant; absent when it never did.
+    pub(crate) fd_ns: Option<i64>,
+    pub(crate) error: Option<String>,
+    /// The product's own report.
+    pub(crate) report: Option<Report>,
+    /// TCP_INFO's tcpi_total_retrans after everything was read and acknowledged.
+    pub(crate) retransmissions: Option<u32>,
+    /// Bytes read, and how long that took from the first to the end.
+    pub(crate) received: u64,
+    pub(crate) receiving_ns: u64,
+}
