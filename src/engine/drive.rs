@@ -25,6 +25,8 @@ pub(super) struct Drive {
     pub(super) probed_at: WallTime,
     /// Half of the longest round trip that a probe has shown.
     pub(super) one_way: Option<Duration>,
+    /// When the last segment left that draws an answer.
+    pub(super) sent_at: WallTime,
     pub(super) fired: Fired,
     /// The SYN of the instant, by the number of its transmit timestamp.
     pub(super) fired_id: Option<u32>,
@@ -50,6 +52,11 @@ const TICK: Duration = Duration::from_millis(100);
 /// The priority is raised this long before the instant: on a busy host an ordinary thread may wake
 /// up some milliseconds late.
 const RAISE: Duration = Duration::from_millis(50);
+/// The capture is spun on from so long before an answer is due until so long after. A sleeping
+/// processor wakes up some 70 us after the packet came, which is most of what a hand-over takes,
+/// and what the kernel's own connect() does not lose: it answers within the interrupt.
+const EXPECT: Duration = Duration::from_micros(400);
+const LINGER: Duration = Duration::from_millis(1);
 
 impl Drive {
     /// Runs until the handshake completes.
@@ -150,7 +157,12 @@ impl Drive {
         let packet = segment.to_packet();
         let now = clock::now();
         match self.sender.send(&packet) {
-            Ok(id) => self.recorder.sent(segment, &packet, now, id, purpose.words()),
+            Ok(id) => {
+                if !matches!(purpose, Purpose::Opener | Purpose::Reopener) {
+                    self.sent_at = now;
+                }
+                self.recorder.sent(segment, &packet, now, id, purpose.words());
+            }
             Err(error) => self.refused(error),
         }
     }
@@ -188,9 +200,24 @@ impl Drive {
         }
     }
 
+    /// When the next answer comes in if the peer is as far as probes say: its SYN, or what one of
+    /// our segments draws.
+    fn answer_due(&self, now: WallTime) -> Option<WallTime> {
+        let one_way = self.one_way?;
+        let dues =
+            [self.at.after(one_way), self.at.after(one_way * 2), self.sent_at.after(one_way * 2)];
+        dues.into_iter().filter(|due| now < due.after(LINGER)).min()
+    }
+
     /// Sleeps until something comes in or is due. Returns whether the caller asked to stop.
     fn wait(&mut self, now: WallTime) -> Result<bool, PunchError> {
+        let expect = self.answer_due(now).map(|due| due.before(EXPECT));
+        if expect.is_some_and(|expect| expect <= now) {
+            std::hint::spin_loop();
+            return Ok(false);
+        }
         let due = [
+            expect,
             self.attempt.poll_timeout(),
             self.attempt.fires_at().map(|at| at.before(SPIN)),
             self.prober.as_ref().and_then(Prober::poll_timeout),

@@ -82,6 +82,7 @@ impl Punch {
             prober: None,
             probed_at: now,
             one_way: None,
+            sent_at: self.at,
             fired: Fired {
                 asked_ns: self.at.unix_ns(),
                 sent_ns: None,
