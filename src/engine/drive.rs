@@ -87,8 +87,8 @@ impl Drive {
             if now >= self.at.before(RAISE) {
                 self.priority.get_or_insert_with(Priority::raise);
             }
-            if self.attempt.fires_at().is_some_and(|at| now >= at.before(SPIN)) {
-                self.fire();
+            if let Some(due) = self.attempt.fires_at().filter(|due| now >= due.before(SPIN)) {
+                self.fire(due);
                 progress(Progress::Fired);
                 continue;
             }

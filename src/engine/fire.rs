@@ -3,50 +3,29 @@
 use super::drive::Drive;
 use crate::punch::{Output, Purpose};
 use crate::sys::{clock, spin_until};
-use crate::wire::{WallTime, echo_request};
+use crate::wire::{Segment, WallTime, echo_request};
 use std::time::Duration;
 
 /// When, before the instant, packets are sent to learn what sending costs: close to it, since a
-/// path that was not walked for a millisecond costs more.
-const REHEARSALS: [Duration; 5] = [
-    Duration::from_micros(2200),
-    Duration::from_micros(1800),
-    Duration::from_micros(1400),
-    Duration::from_micros(1000),
-    Duration::from_micros(600),
-];
+/// path that was not walked for a millisecond costs more. Few: each draws an ICMP message of the
+/// first router, and Linux sends six at once and one a second.
+const REHEARSALS: [Duration; 3] =
+    [Duration::from_micros(1800), Duration::from_micros(1200), Duration::from_micros(600)];
 /// A driver stamps a packet when it takes it, within this time or not at all.
 const STAMP_PATIENCE: Duration = Duration::from_micros(100);
 /// Later than this is worth a warning.
 const LATE: Duration = Duration::from_millis(1);
 
 impl Drive {
-    /// Spins until the instant and sends the SYN, early by what sending costs. Answers that come
-    /// in meanwhile wait in the capture.
-    pub(super) fn fire(&mut self) {
-        self.attempt.handle_timeout(self.at);
-        let mut outputs = Vec::new();
-        while let Some(output) = self.attempt.poll() {
-            outputs.push(output);
-        }
+    /// Spins until `due` and sends the SYN, early by what sending costs. Answers that come in
+    /// meanwhile wait in the capture.
+    pub(super) fn fire(&mut self, due: WallTime) {
+        self.attempt.handle_timeout(due);
+        let outputs: Vec<_> = std::iter::from_fn(|| self.attempt.poll()).collect();
         for output in outputs {
             match output {
-                Output::Transmit(syn, Purpose::Syn) => {
-                    let packet = syn.to_packet();
-                    let cost = self.rehearse();
-                    let now = spin_until(self.at.before(cost));
-                    let sent = self.sender.send(&packet);
-                    self.fired.send_cost_ns = i64::try_from(cost.as_nanos()).ok();
-                    match sent {
-                        Ok(id) => {
-                            self.fired_id = Some(id);
-                            self.recorder.sent(&syn, &packet, now, id, Purpose::Syn.words());
-                        }
-                        Err(error) => self.refused(error),
-                    }
-                    if now > self.at.after(LATE) {
-                        tracing::warn!("the SYN left {:?} after the instant", self.at.until(now));
-                    }
+                Output::Transmit(syn, purpose @ (Purpose::Syn | Purpose::Retransmission)) => {
+                    self.send_on_time(&syn, purpose, due);
                 }
                 Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
                 Output::Established(_) | Output::Expired => {}
@@ -55,15 +34,35 @@ impl Drive {
         self.note_transmissions();
     }
 
+    fn send_on_time(&mut self, syn: &Segment, purpose: Purpose, due: WallTime) {
+        let packet = syn.to_packet();
+        let cost = self.rehearse(due);
+        let now = spin_until(due.before(cost));
+        let sent = self.sender.send(&packet);
+        match sent {
+            Ok(id) => {
+                self.recorder.sent(syn, &packet, now, id, purpose.words());
+                if purpose == Purpose::Syn {
+                    self.fired_id = Some(id);
+                    self.fired.send_cost_ns = i64::try_from(cost.as_nanos()).ok();
+                }
+            }
+            Err(error) => self.refused(error),
+        }
+        if purpose == Purpose::Syn && now > due.after(LATE) {
+            tracing::warn!("the SYN left {:?} after the instant", due.until(now));
+        }
+    }
+
     /// What sending costs on this path, from the call to the transmit timestamp: the least of a few
     /// echo requests as long as a SYN that die at the first hop. The least, since whatever disturbs
     /// a rehearsal only makes it longer. Zero where the driver gives no timestamps.
-    fn rehearse(&mut self) -> Duration {
+    fn rehearse(&mut self, at: WallTime) -> Duration {
         let (local, peer) = (self.tuple.local.ip(), self.tuple.remote.ip());
         let packet = echo_request(local, peer, 1, 0, 0);
         let mut least: Option<Duration> = None;
         for ahead in REHEARSALS {
-            let due = self.at.before(ahead);
+            let due = at.before(ahead);
             if clock::now() > due {
                 continue;
             }

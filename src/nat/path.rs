@@ -16,8 +16,8 @@ pub struct Path {
 /// Why no hop limit lets a packet open our routers without reaching the peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoOpener {
-    /// No router answered a probe, so the distance to the peer is unknown.
-    #[error("no router on the way answered a probe")]
+    /// Nobody answered a probe, so the distance to the peer is unknown.
+    #[error("nobody on the way answered a probe")]
     Silent,
     /// The peer is reached before any hop that could keep an opener from it.
     #[error("no hop lies between the outermost NAT and the peer")]
@@ -65,17 +65,18 @@ impl Path {
     ///
     /// The first hop that answers from a public address is past every NAT of ours; the first hop
     /// of all may be the NAT itself whatever its address, hence never 1. A packet whose hop limit
-    /// runs out *at* the NAT leaves no mapping.
+    /// runs out *at* the NAT leaves no mapping. Where every hop has a private address, as inside a
+    /// company, the last one before the peer is past our NATs if any is.
     ///
     /// # Errors
     /// [`NoOpener`] when no hop limit is known to do both.
     pub fn opener_hop_limit(&self) -> Result<u8, NoOpener> {
-        let furthest = *self.hops.keys().next_back().ok_or(NoOpener::Silent)?;
+        // Without an answer from the peer, every hop that answered is known to be nearer than it.
+        let furthest = self.hops.keys().next_back().map(|furthest| furthest + 1);
+        let peer_at = self.peer_at.or(furthest).ok_or(NoOpener::Silent)?;
         let first_public =
             self.hops.iter().find(|(_, from)| !is_inside(**from)).map(|(ttl, _)| *ttl);
-        let past_nat = first_public.unwrap_or(furthest + 1).max(2);
-        // Without an answer from the peer, every hop that answered is known to be nearer than it.
-        let peer_at = self.peer_at.unwrap_or(furthest + 1);
+        let past_nat = first_public.unwrap_or(peer_at.saturating_sub(1)).max(2);
         if past_nat < peer_at { Ok(past_nat) } else { Err(NoOpener::TooNear) }
     }
 }
@@ -154,11 +155,16 @@ mod tests {
 
     #[test]
     fn an_opener_never_has_the_hop_limit_that_reaches_the_peer() {
+        let private_all_the_way =
+            path("192.168.1.2", &[(1, "192.168.1.1"), (2, "10.1.0.1"), (3, "10.2.0.1")], Some(4));
+        assert_eq!(private_all_the_way.opener_hop_limit(), Ok(3));
         let two_routers_face_to_face = path("192.168.1.2", &[(1, "192.168.1.1")], Some(2));
         assert_eq!(two_routers_face_to_face.opener_hop_limit(), Err(NoOpener::TooNear));
         let peer_silent = path("192.168.1.2", &[(1, "192.168.1.1")], None);
         assert_eq!(peer_silent.opener_hop_limit(), Err(NoOpener::TooNear));
-        assert_eq!(path("192.168.1.2", &[], Some(9)).opener_hop_limit(), Err(NoOpener::Silent));
+        assert_eq!(path("192.168.1.2", &[], None).opener_hop_limit(), Err(NoOpener::Silent));
+        assert_eq!(path("192.168.1.2", &[], Some(2)).opener_hop_limit(), Err(NoOpener::TooNear));
+        assert_eq!(path("192.168.1.2", &[], Some(9)).opener_hop_limit(), Ok(8), "just before it");
     }
 
     #[test]

@@ -12,6 +12,12 @@ use std::time::Duration;
 const FIRST_RETRANSMISSION: Duration = Duration::from_millis(100);
 /// Longest wait for an answer.
 const LAST_RETRANSMISSION: Duration = Duration::from_secs(1);
+/// Without an opener both ends also repeat in step, this long after the instant and at every
+/// doubling of it: where resets close what SYNs open, only SYNs that cross get through, and ends
+/// whose clocks agree cross whenever they fire together.
+const FIRST_STEP: Duration = Duration::from_millis(100);
+/// A step nearer than this is left out.
+const STEP_NOTICE: Duration = Duration::from_millis(20);
 /// Resets call for openers at most this often, so that a flood of them draws no flood.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -82,6 +88,8 @@ pub struct Attempt {
     opener: Option<Opener>,
     opener_due: Option<Opener>,
     transmit_at: WallTime,
+    /// Whether the peer is taken to send at `transmit_at` too, so that it is met to the microsecond.
+    in_step: bool,
     transmissions: u32,
     reopened_at: Option<WallTime>,
     outputs: VecDeque<Output>,
@@ -98,6 +106,7 @@ impl Attempt {
             opener: None,
             opener_due: None,
             transmit_at: config.at,
+            in_step: true,
             transmissions: 0,
             reopened_at: None,
             outputs: VecDeque::new(),
@@ -114,9 +123,11 @@ impl Attempt {
         self.opener_due = Some(opener);
     }
 
-    /// The instant, as long as the SYN that leaves at it is still to be sent.
+    /// When a SYN is due that has to leave on the microsecond, if one is: at the instant, or in step
+    /// with the peer later.
     pub fn fires_at(&self) -> Option<WallTime> {
-        (!self.fired && !self.ended && !self.handshake.is_syn_received()).then_some(self.config.at)
+        let waits = !self.ended && !self.handshake.is_syn_received();
+        (waits && self.in_step).then_some(self.transmit_at)
     }
 
     /// A segment of the attempt's tuple came in. Returns what it was, in words.
@@ -143,9 +154,6 @@ impl Attempt {
             Reaction::Reset { reopen, what } => {
                 if reopen {
                     self.reopen(now);
-                }
-                if let Some(instant) = self.fires_at() {
-                    self.transmit_at = instant;
                 }
                 what
             }
@@ -234,8 +242,10 @@ impl Attempt {
     }
 
     fn schedule(&mut self, now: WallTime) {
-        if self.fires_at().is_some() {
+        self.in_step = false;
+        if !self.fired && !self.handshake.is_syn_received() {
             self.transmit_at = self.config.at;
+            self.in_step = true;
             return;
         }
         let wait = FIRST_RETRANSMISSION
@@ -244,8 +254,23 @@ impl Attempt {
         // Between three and five quarters of it, by the seed.
         let spread = self.config.seed.rotate_left(self.transmissions * 11) % 512;
         let wait = wait * 3 / 4 + wait / 1024 * u32::try_from(spread).unwrap_or(0);
-        self.transmissions += 1;
         self.transmit_at = now.after(wait);
+        if let Some(step) = self.next_step(now).filter(|step| *step <= self.transmit_at) {
+            self.transmit_at = step;
+            self.in_step = true;
+        } else {
+            self.transmissions += 1;
+        }
+    }
+
+    /// The next moment at which the peer, too, sends if it has heard nothing.
+    fn next_step(&self, now: WallTime) -> Option<WallTime> {
+        if self.opener.is_some() || self.handshake.is_syn_received() {
+            return None;
+        }
+        (0..16)
+            .map(|doubling| self.config.at.after(FIRST_STEP * (1 << doubling)))
+            .find(|step| *step >= now.after(STEP_NOTICE))
     }
 }
 

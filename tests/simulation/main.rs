@@ -67,6 +67,22 @@ fn without_openers_only_a_skew_below_the_one_way_delay_meets_at_once() {
     assert!(skewed(11).resets > 0);
 }
 
+/// Where nothing lies between the routers no opener is possible, and SYNs meet only if they cross.
+#[test]
+fn ends_in_step_meet_without_openers_even_if_the_first_syns_are_lost() {
+    for seed in 0..500 {
+        let outcome = punch(&Conditions {
+            one_way: Duration::from_micros(50),
+            skew: Duration::from_micros(20),
+            openers: false,
+            loss_percent: 10,
+            seed,
+            ..conditions()
+        });
+        established_ms(&outcome);
+    }
+}
+
 #[test]
 fn routers_that_drop_an_unsolicited_syn_forgive_any_skew() {
     for skew in [0, 15, 500] {

@@ -99,25 +99,43 @@ fn without_an_opener_a_reset_waits_for_the_next_syn() {
     assert!(host.poll_timeout().unwrap() < ms(400));
 }
 
-#[test]
-fn silence_is_met_with_ever_rarer_syns_until_the_timeout() {
-    let mut host = attempt(false);
-    let (mut now, mut syns) = (ms(0), Vec::new());
+/// When SYNs leave until the time-out, and which of them in step with the peer.
+fn schedule_in_silence(mut host: Attempt) -> Vec<(WallTime, bool)> {
+    let mut syns = Vec::new();
+    let mut now = ms(0);
     loop {
+        let in_step = host.fires_at() == Some(now);
         host.handle_timeout(now);
-        let left = sent(&mut host);
-        if left == ["expired"] {
-            break;
+        match sent(&mut host).last().map(String::as_str) {
+            Some("expired") => break,
+            Some(_) => syns.push((now, in_step)),
+            None => {}
         }
-        syns.push(now);
         now = host.poll_timeout().unwrap();
     }
     assert_eq!(now, ms(10_000));
+    assert_eq!(host.poll_timeout(), None);
+    syns
+}
+
+#[test]
+fn silence_is_met_with_ever_rarer_syns_until_the_timeout() {
+    let mut host = attempt(true);
+    host.handle_timeout(ms(-250));
+    sent(&mut host);
+    let syns = schedule_in_silence(host);
     assert!((12..=16).contains(&syns.len()), "{}", syns.len());
-    let gaps: Vec<_> = syns.windows(2).map(|pair| pair[0].until(pair[1])).collect();
+    let gaps: Vec<_> = syns.windows(2).map(|pair| pair[0].0.until(pair[1].0)).collect();
     assert!(gaps[0] >= Duration::from_millis(75) && gaps[0] <= Duration::from_millis(125));
     assert!(gaps.iter().all(|gap| *gap <= Duration::from_millis(1250)));
-    assert_eq!(host.poll_timeout(), None);
+}
+
+#[test]
+fn without_an_opener_both_ends_repeat_in_step_as_well() {
+    let syns = schedule_in_silence(attempt(false));
+    let steps: Vec<_> = syns.iter().filter(|(_, in_step)| *in_step).map(|(at, _)| *at).collect();
+    assert_eq!(steps, [0, 100, 200, 400, 800, 1600, 3200, 6400].map(ms));
+    assert!(syns.len() <= 24, "{}", syns.len());
 }
 
 #[test]
