@@ -40,6 +40,7 @@ impl Drive {
                     match sent {
                         Ok(id) => {
                             self.fired_id = Some(id);
+                            self.send_error = None;
                             self.recorder.sent(&syn, &packet, now, id, Purpose::Syn.words());
                         }
                         Err(error) => self.refused(error),
