@@ -15,6 +15,10 @@ setsid              util-linux    util-linux     util-linux     util-linux
 runuser             util-linux    util-linux     util-linux     util-linux
 flock               util-linux    util-linux     util-linux     util-linux
 cc                  gcc           gcc            gcc            build-base
+ss                  iproute2      iproute        iproute2       iproute2-ss
+setcap              libcap2-bin   libcap         libcap         libcap
+ssh                 openssh-client openssh-clients openssh      openssh-client
+sshd                openssh-server openssh-server openssh       openssh-server
 tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck

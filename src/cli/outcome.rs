@@ -31,7 +31,9 @@ pub fn status(error: &PunchError) -> Status {
         | PunchError::Pcap(_) => Status::Usage,
         PunchError::Guard(GuardError::Privileged(_)) => Status::Privilege,
         PunchError::Route(_) => Status::Impossible,
-        PunchError::TimedOut(_) | PunchError::NothingSent(_) => Status::TimedOut,
+        PunchError::TimedOut(_) | PunchError::NothingSent(_) | PunchError::CutOff(_) => {
+            Status::TimedOut
+        }
         PunchError::Refused(_) => Status::Refused,
         PunchError::HandOver(_) => Status::HandOver,
         PunchError::Call(failed) | PunchError::Guard(GuardError::Call(failed))

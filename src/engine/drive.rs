@@ -30,6 +30,7 @@ pub(super) struct Drive {
     pub(super) fired: Fired,
     /// The SYN of the instant, by the number of its transmit timestamp.
     pub(super) fired_id: Option<u32>,
+    /// Why the last segment did not leave.
     pub(super) send_error: Option<CallFailed>,
     pub(super) priority: Option<Priority>,
     pub(super) interrupt: Option<OwnedFd>,
@@ -78,6 +79,7 @@ impl Drive {
                     (Output::Established(_) | Output::Expired, _) => {
                         return Err(PunchError::expired(
                             self.attempt.evidence(),
+                            self.fired_id.is_some(),
                             self.send_error.clone(),
                         ));
                     }
@@ -161,6 +163,7 @@ impl Drive {
                 if !matches!(purpose, Purpose::Opener | Purpose::Reopener) {
                     self.sent_at = now;
                 }
+                self.send_error = None;
                 self.recorder.sent(segment, &packet, now, id, purpose.words());
             }
             Err(error) => self.refused(error),

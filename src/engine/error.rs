@@ -51,6 +51,9 @@ pub enum PunchError {
     /// Nothing could be sent.
     #[error("no SYN could be sent: {0}")]
     NothingSent(CallFailed),
+    /// The SYN left; what should have followed could not be sent.
+    #[error("the SYN left, but nothing after it could be sent: {0}")]
+    CutOff(CallFailed),
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -60,8 +63,14 @@ pub enum PunchError {
 }
 
 impl PunchError {
-    pub(super) fn expired(evidence: &Evidence, send_error: Option<CallFailed>) -> Self {
+    /// `fired`: whether the SYN left; `send_error`: why the last segment did not.
+    pub(super) fn expired(
+        evidence: &Evidence,
+        fired: bool,
+        send_error: Option<CallFailed>,
+    ) -> Self {
         match (evidence.cause(), send_error) {
+            (Cause::Silence, Some(error)) if fired => Self::CutOff(error),
             (Cause::Silence, Some(error)) => Self::NothingSent(error),
             (Cause::WrongKey | Cause::Ourselves, _) => Self::Refused(evidence.clone()),
             _ => Self::TimedOut(evidence.clone()),
@@ -92,11 +101,11 @@ impl PunchError {
             Self::TimedOut(evidence) | Self::Refused(evidence) => evidence.advice(),
             Self::Interrupted => "run it again on both sides".into(),
             Self::HandOver(_) => "run tcp-punch doctor; another program may have taken the port".into(),
-            Self::NothingSent(failed) if failed.errno == Errno::EPERM => {
+            Self::NothingSent(failed) | Self::CutOff(failed) if failed.errno == Errno::EPERM => {
                 "a firewall rule of this host drops what we send: see nft list ruleset, chain output".into()
             }
             Self::Route(RouteError::Call(failed)) | Self::Guard(GuardError::Call(failed))
-            | Self::Call(failed) | Self::NothingSent(failed) => match failed.errno {
+            | Self::Call(failed) | Self::NothingSent(failed) | Self::CutOff(failed) => match failed.errno {
                 Errno::EPERM | Errno::EACCES => "run as root, or see tcp-punch doctor".into(),
                 Errno::ENETDOWN | Errno::ENETUNREACH | Errno::ENODEV => {
                     "the network went away: check the interface (ip link) and the route (ip route)".into()

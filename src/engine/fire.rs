@@ -41,6 +41,7 @@ impl Drive {
         let sent = self.sender.send(&packet);
         match sent {
             Ok(id) => {
+                self.send_error = None;
                 self.recorder.sent(syn, &packet, now, id, purpose.words());
                 if purpose == Purpose::Syn {
                     self.fired_id = Some(id);

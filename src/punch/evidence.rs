@@ -115,7 +115,7 @@ impl Evidence {
                 "something drops segments on the way to the peer: let it check its firewall, and its opener (--opener auto)"
             }
             Cause::OnlyResets => {
-                "no mapping of the peer was open: start both sides for the same instant and check the peer's address and port"
+                "no mapping of the peer was open: start both sides for the same instant and check the peer's address and port; if a connection was cut off before, choose another port: a router may hold on to it"
             }
             Cause::Unreachable => "check the peer's address, and the route to it",
             Cause::Silence => {

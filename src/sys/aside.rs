@@ -7,8 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 /// A thread that waits for what it is to drop. Made while there is time, because making a thread
-/// takes a tenth of a millisecond. It takes no signal, and gives up every capability before it
-/// drops anything, so that the process looks single-threaded to both. It ends with its work, or
+/// takes a tenth of a millisecond. It takes no signal, and gives up next to every capability before
+/// it drops anything, so that the process looks single-threaded to both. It ends with its work, or
 /// when this is dropped.
 #[derive(Debug)]
 pub struct Aside {
@@ -27,7 +27,7 @@ impl Aside {
         let (sender, receiver) = channel();
         let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
             let what = receiver.recv();
-            if let Err(error) = privilege::drop_all() {
+            if let Err(error) = privilege::drop_all_but_changing_user() {
                 tracing::debug!("{error}");
             }
             drop(what);

@@ -72,6 +72,29 @@ pub fn drop_all() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
+/// Drops every capability of this thread but those for changing the user.
+///
+/// It is for a thread beside the one that changes the user: the C library then does the same in
+/// every thread, and aborts the process where one of them may not.
+///
+/// # Errors
+/// What `prctl` or `capset` reported.
+pub fn drop_all_but_changing_user() -> Result<(), PrivilegeError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let keep = [Capability::CAP_SETUID, Capability::CAP_SETGID]
+        .into_iter()
+        .filter(|capability| permitted.contains(capability))
+        .collect();
+    if caps::runtime::ambient_set_supported().is_ok() {
+        caps::clear(None, CapSet::Ambient)?;
+    }
+    caps::clear(None, CapSet::Inheritable)?;
+    // Effective before permitted: a set may never hold what its limit no longer holds.
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +117,14 @@ mod tests {
             eprintln!("bounding set not examined: this run lacks CAP_SETPCAP, run as root");
         }
         assert!(caps::raise(None, CapSet::Effective, Capability::CAP_NET_RAW).is_err());
+    }
+
+    #[test]
+    fn a_thread_aside_keeps_what_changing_the_user_takes() {
+        let could = may_change_user();
+        drop_all_but_changing_user().unwrap();
+        assert_eq!(may_change_user(), could);
+        assert!(!caps::has_cap(None, CapSet::Permitted, Capability::CAP_NET_RAW).unwrap());
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Not tcpdump, because that gives up in a user namespace, where its change of user is refused.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
     recvmsg, setsockopt, socket, sockopt,
@@ -15,6 +16,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeSpec, TimeValLike};
 
 use crate::network::Host;
+use crate::pair::PATIENCE;
 
 /// Bytes that a capture holds.
 const ROOM: usize = 16 << 20;
@@ -61,8 +63,29 @@ impl Capture {
             .collect()
     }
 
+    /// Waits for the first packet that `wanted` accepts; those before it are gone then.
+    pub(crate) fn first(&self, wanted: impl Fn(&[u8]) -> bool) -> Captured {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(first) = self.packets_until(&wanted) {
+                return first;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no such packet within {PATIENCE:?}");
+            let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::try_from(left).expect("some seconds")).expect("poll");
+        }
+    }
+
+    fn packets_until(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Captured> {
+        std::iter::from_fn(|| self.next())
+            .find(|(interface, captured)| *interface == self.interface && wanted(&captured.bytes))
+            .map(|(_, captured)| captured)
+    }
+
     fn next(&self) -> Option<(usize, Captured)> {
-        let mut bytes = vec![0; 2048];
+        // Offload makes one packet of many segments.
+        let mut bytes = vec![0; 1 << 16];
         let mut control = cmsg_space!(TimeSpec);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let message = recvmsg::<LinkAddr>(
@@ -79,6 +102,7 @@ impl Capture {
         let interface = message.address?.ifindex();
         let len = message.bytes;
         bytes.truncate(len);
+        bytes.shrink_to_fit();
         let at = Duration::from_nanos(stamp as u64);
         Some((interface, Captured { at, bytes }))
     }

@@ -3,6 +3,21 @@
 //! `netns-scripts/testbed.sh` runs them, as root in a bubble of namespaces; every test is marked
 //! `#[ignore = "..."]` so that a plain `cargo test` says what it leaves out and why.
 
+mod bad_input;
 mod capture;
+mod connects;
+mod destinations;
+mod hand_over;
+mod interrupted;
+mod keys;
+mod leftovers;
 mod network;
+mod pair;
+mod privileges;
+mod program;
+mod records;
+mod ssh;
+mod streams;
+mod timeouts;
+mod trace;
 mod wan;

@@ -95,6 +95,31 @@ impl Host {
         })
     }
 
+    /// The lines of a table in `/proc/net`, without its heading; none where there is no such table.
+    pub(crate) fn proc_net(&self, table: &str) -> Vec<String> {
+        let path = Path::new("/proc/thread-self/net").join(table);
+        let text = self.run(|| std::fs::read_to_string(path)).unwrap_or_default();
+        text.lines().skip(1).map(str::to_owned).collect()
+    }
+
+    /// Fails if a process or a socket is on this host.
+    pub(crate) fn assert_bare(&self) {
+        let pids =
+            Command::new("ip").args(["netns", "pids", &self.namespace]).output().expect("ip runs");
+        assert_eq!(String::from_utf8_lossy(&pids.stdout), "", "processes");
+        for table in ["packet", "raw", "raw6", "tcp", "tcp6", "udp", "udp6"] {
+            assert_eq!(self.proc_net(table), [""; 0], "{table}");
+        }
+    }
+
+    /// Runs a command on this host that must succeed.
+    pub(crate) fn must(&self, line: &str) {
+        let mut words = line.split_whitespace();
+        let program = words.next().expect("a program");
+        let output = self.command(program).args(words).output().expect("it starts");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     pub(crate) fn netns_path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.namespace)
     }
