@@ -32,7 +32,7 @@ fn interrupt(pair: &Pair, moment: Moment, signal: Signal) -> Ended {
             });
         }
         Moment::Probing => drop(wire.first(|_| true)),
-        Moment::Fired => drop(wire.first(is_full_syn_from(HOST_A.parse().unwrap()))),
+        Moment::Fired => drop(wire.first(is_full_syn_from(HOST_A.parse().expect("an address")))),
     }
     a.signal(signal);
     a.end()
@@ -75,7 +75,7 @@ fn an_interrupted_attempt_still_writes_its_report() {
     let wire = Capture::start(&pair.a.host, "eth0");
     let mut command = pair.program_a(40000, in_ms(START_UP_MS));
     let a = Program::start(command.arg("--report").arg(&path));
-    wire.first(is_full_syn_from(HOST_A.parse().unwrap()));
+    wire.first(is_full_syn_from(HOST_A.parse().expect("an address")));
     a.signal(Signal::SIGINT);
     assert_eq!(a.end().status, 130);
     let report = crate::records::valid_report(&path);
