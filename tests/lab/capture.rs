@@ -15,8 +15,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeSpec, TimeValLike};
 
-use crate::network::Host;
-use crate::pair::PATIENCE;
+use crate::network::{Host, PATIENCE};
 
 /// Bytes that a capture holds.
 const ROOM: usize = 16 << 20;
@@ -84,8 +83,7 @@ impl Capture {
     }
 
     fn next(&self) -> Option<(usize, Captured)> {
-        // Offload makes one packet of many segments.
-        let mut bytes = vec![0; 1 << 16];
+        let mut bytes = vec![0; 2048];
         let mut control = cmsg_space!(TimeSpec);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let message = recvmsg::<LinkAddr>(
@@ -102,7 +100,6 @@ impl Capture {
         let interface = message.address?.ifindex();
         let len = message.bytes;
         bytes.truncate(len);
-        bytes.shrink_to_fit();
         let at = Duration::from_nanos(stamp as u64);
         Some((interface, Captured { at, bytes }))
     }

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixListener;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use crate::pair::{PATIENCE, Pair, eventually, exchange_lines, hear, in_ms, say, stream};
+use crate::network::PATIENCE;
+use crate::pair::{Pair, eventually, exchange_lines, hear, in_ms, say, stream};
 use crate::program::{Program, START_UP_MS};
 
 /// host-a runs the program with `destination`; host-b has the other end in its hands.

@@ -1,5 +1,7 @@
 //! Signals at every moment: the program goes, and nothing of it stays.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use nix::sys::signal::Signal;
 
 use crate::capture::Capture;
@@ -7,7 +9,7 @@ use crate::pair::{Pair, eventually, in_ms};
 use crate::program::{Ended, Program, START_UP_MS};
 use crate::trace::is_full_syn_from;
 
-const HOST_A: &str = "192.168.1.2";
+const HOST_A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 2));
 
 /// When a signal comes.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,7 @@ fn interrupt(pair: &Pair, moment: Moment, signal: Signal) -> Ended {
             });
         }
         Moment::Probing => drop(wire.first(|_| true)),
-        Moment::Fired => drop(wire.first(is_full_syn_from(HOST_A.parse().expect("an address")))),
+        Moment::Fired => drop(wire.first(is_full_syn_from(HOST_A))),
     }
     a.signal(signal);
     a.end()
@@ -75,7 +77,7 @@ fn an_interrupted_attempt_still_writes_its_report() {
     let wire = Capture::start(&pair.a.host, "eth0");
     let mut command = pair.program_a(40000, in_ms(START_UP_MS));
     let a = Program::start(command.arg("--report").arg(&path));
-    wire.first(is_full_syn_from(HOST_A.parse().expect("an address")));
+    wire.first(is_full_syn_from(HOST_A));
     a.signal(Signal::SIGINT);
     assert_eq!(a.end().status, 130);
     let report = crate::records::valid_report(&path);

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+
+/// Bounds every wait for something that should come at once, on the slowest machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hosts and routers of one test. It goes, with every process in it, when this is dropped.
 pub(crate) struct Network {

@@ -10,10 +10,7 @@ use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 use tcp_punch::{Connection, Punch};
 
-use crate::network::{Host, Network};
-
-/// Bounds every wait for something that should come at once, on the slowest machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::network::{Host, Network, PATIENCE};
 
 /// The hosts of one network. Both ends use one port number, as users of port-preserving routers do.
 pub(crate) struct Pair {

@@ -13,7 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcp_punch::wire::WallTime;
 
-use crate::pair::{End, PATIENCE, Pair};
+use crate::network::PATIENCE;
+use crate::pair::{End, Pair};
 
 /// From the start of a program to its instant: it starts within that even on a busy machine.
 pub(crate) const START_UP_MS: u64 = 800;
