@@ -232,8 +232,8 @@ impl Drive {
     }
 
     /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
-    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not
-    /// wait for.
+    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not wait
+    /// for. The guard goes at once, or the port would not be free for the next punch.
     fn dismantle(mut self, aside: Aside) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
@@ -241,7 +241,9 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        aside.close(self);
+        let Self { guard, capture, sender, priority, .. } = self;
+        drop(guard);
+        aside.close((capture, sender, priority));
     }
 }
 
