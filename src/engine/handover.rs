@@ -14,9 +14,9 @@ pub(super) struct Installed {
     pub(super) early_fin: Option<Segment>,
 }
 
-/// Each round drops at most what comes in within a few microseconds. A peer's first flight is ten
-/// segments, so rounds past the second are rare, and past this the peer's own repetition heals it.
-const ROUNDS: u32 = 16;
+/// Looks into the capture. A peer's first flight is ten segments, so more than these are rare, and
+/// past them the peer's own repetition heals it.
+const LOOKS: u32 = 32;
 
 /// Installs the connection. Every segment that came in since the handshake, its last one
 /// included, is in `early` or still in the capture.
@@ -33,31 +33,42 @@ pub(super) fn install(
 ) -> Result<Installed, CallFailed> {
     socket.establish(tcb, tsval(clock::now()))?;
     let mut fin = None;
-    let mut drain = |early: &mut EarlyData| -> Result<(), CallFailed> {
+    let mut drain = |early: &mut EarlyData| -> Result<bool, CallFailed> {
+        let mut any = false;
         while let Some(captured) = capture.receive()? {
             if let Ok(segment) = Segment::parse(captured.packet)
                 && segment.tuple == tcb.tuple.reversed()
             {
                 seen(&segment, captured.packet, captured.at);
                 early.receive(&segment);
+                any = true;
                 if segment.fin {
                     fin = Some(segment);
                 }
             }
         }
-        Ok(())
+        Ok(any)
     };
-    for _ in 0..ROUNDS {
-        drain(early)?;
-        let bytes = early.contiguous_from(socket.rcv_nxt()?);
-        socket.push(&bytes)?;
+    let (mut hushed, mut pending) = (true, true);
+    for _ in 0..LOOKS {
+        if drain(early)? || pending {
+            socket.push(&early.contiguous_from(socket.rcv_nxt()?))?;
+            pending = false;
+            continue;
+        }
+        // Right behind a look that found nothing, so that next to nothing slips in between.
         socket.listen_in()?;
+        hushed = false;
         drain(early)?;
         if early.contiguous_from(socket.rcv_nxt()?).is_empty() {
             break;
         }
         tracing::debug!("segments came in while the filter was lifted; once more");
         socket.hush()?;
+        (hushed, pending) = (true, true);
+    }
+    if hushed {
+        socket.listen_in()?;
     }
     let rcv_nxt = socket.rcv_nxt()?;
     let early_fin = fin.filter(|_| early.is_finished_at(rcv_nxt)).map(|segment| Segment {
@@ -65,5 +76,5 @@ pub(super) fn install(
         payload: Vec::new(),
         ..segment
     });
-    Ok(Installed { fd: socket.finish()?, rcv_nxt, early_fin })
+    Ok(Installed { fd: socket.finish(tcb.agreed.sack)?, rcv_nxt, early_fin })
 }

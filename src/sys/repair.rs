@@ -86,18 +86,15 @@ impl RepairSocket {
         let (send, receive) =
             agreed.window_scale.map_or((0, 0), |scale| (scale.send, scale.receive));
         let shifts = u32::from(send) | u32::from(receive) << 16;
+        // Without SACK until the end: see finish.
         let mut options = vec![
             RepairOption { kind: OPTION_MSS, value: mss },
             RepairOption { kind: OPTION_WINDOW_SCALE, value: shifts },
         ];
-        if agreed.sack {
-            options.push(RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 });
-        }
         if agreed.timestamps {
             options.push(RepairOption { kind: OPTION_TIMESTAMPS, value: 0 });
         }
-        let call = "setsockopt(TCP_REPAIR_OPTIONS)";
-        set_option_slice(&self.socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, &options, call)?;
+        self.set_options(&options)?;
         if agreed.timestamps {
             // Never behind what we sent; bit 0 asks for microseconds from Linux 6.7 on.
             let next = tsval.wrapping_add(1) & !1;
@@ -151,14 +148,27 @@ impl RepairSocket {
 
     /// Ends repair: an ordinary connected socket.
     ///
+    /// Only now does it use SACK, if that was agreed. A segment that the kernel heard while one
+    /// before it was still on its way to be [pushed](Self::push) was out of order to it, and it said
+    /// so at once. Said with SACK, that makes the peer send the one before it again; said without,
+    /// it makes a peer that knows SACK wait.
+    ///
     /// # Errors
     /// The kernel's.
-    pub fn finish(self) -> Result<OwnedFd, CallFailed> {
+    pub fn finish(self, sack: bool) -> Result<OwnedFd, CallFailed> {
+        if sack {
+            self.set_options(&[RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 }])?;
+        }
         self.select(0)?;
         set_repair(&self.socket, TCP_REPAIR_OFF_NO_WP)?;
         // Repair reset it, and without it the next punch on this port would meet TIME_WAIT.
         setsockopt(&self.socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
         Ok(self.socket)
+    }
+
+    fn set_options(&self, options: &[RepairOption]) -> Result<(), CallFailed> {
+        let call = "setsockopt(TCP_REPAIR_OPTIONS)";
+        set_option_slice(&self.socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, options, call)
     }
 
     fn set_sequence(&self, queue: u32, seq: Seq) -> Result<(), CallFailed> {
