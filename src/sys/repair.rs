@@ -4,6 +4,7 @@ use super::call::{CallFailed, Named, Plain, get_option, set_option, set_option_s
 use super::filter::Filter;
 use crate::punch::EstablishedTcb;
 use crate::wire::{Seq, Tuple};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, send, setsockopt,
@@ -157,7 +158,12 @@ impl RepairSocket {
     /// The kernel's.
     pub fn finish(self, sack: bool) -> Result<OwnedFd, CallFailed> {
         if sack {
-            self.set_options(&[RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 }])?;
+            match self.set_options(&[RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 }]) {
+                // No longer established: the peer has finished already. It has nothing more to
+                // say that SACK could be about.
+                Err(CallFailed { errno: Errno::EPERM, .. }) => {}
+                other => other?,
+            }
         }
         self.select(0)?;
         set_repair(&self.socket, TCP_REPAIR_OFF_NO_WP)?;
