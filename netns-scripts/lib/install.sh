@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Installs what is missing, and asks for root only then.
 
-# What is needed: the command, then the package that has it, by package manager.
+# What is needed: the command, then the package that has it (or packages, by comma), by package
+# manager.
 tools() {
     cat <<'END'
 command             apt           dnf            pacman         apk
@@ -14,7 +15,7 @@ nsenter             util-linux    util-linux     util-linux     util-linux
 setsid              util-linux    util-linux     util-linux     util-linux
 runuser             util-linux    util-linux     util-linux     util-linux
 flock               util-linux    util-linux     util-linux     util-linux
-cc                  gcc           gcc            gcc            build-base
+cc                  gcc,libc6-dev gcc           gcc            build-base
 ss                  iproute2      iproute        iproute2       iproute2-ss
 setcap              libcap2-bin   libcap         libcap         libcap
 ssh                 openssh-client openssh-clients openssh      openssh-client
@@ -44,7 +45,7 @@ missing_packages() {
     local column=$1 row
     while read -r -a row; do
         [[ ${row[0]} != command ]] || continue
-        is_usable "${row[0]}" || echo "${row[$column]}"
+        is_usable "${row[0]}" || tr , '\n' <<<"${row[$column]}"
     done < <(tools) | sort -u
 }
 
@@ -52,6 +53,8 @@ missing_packages() {
 is_usable() {
     command -v "$1" >/dev/null || return 1
     case $1 in
+    # A compiler without a C library links nothing.
+    cc) cc -x c -o /dev/null - <<<'int main(void) { return 0; }' 2>/dev/null ;;
     unshare) [[ $(unshare --help 2>&1) == *--kill-child* ]] ;;
     setpriv) [[ $(setpriv --help 2>&1) == *--pdeathsig* ]] ;;
     nsenter) [[ $(nsenter --help 2>&1) == *--preserve-credentials* ]] ;;

@@ -3,10 +3,11 @@
 
 use super::config::Progress;
 use super::error::PunchError;
+use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
-use crate::punch::{Attempt, EstablishedTcb, Output, Purpose};
+use crate::punch::{Attempt, EstablishedTcb, Output, Purpose, tsval};
 use crate::sys::{CallFailed, Capture, Checksum, Guard, Priority, RawSender, clock, wait_readable};
 use crate::wire::{Icmp, Quote, Segment, Tuple, WallTime};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +21,7 @@ pub(super) struct Drive {
     pub(super) sender: RawSender,
     pub(super) capture: Capture,
     pub(super) guard: Guard,
+    pub(super) installation: Installation,
     pub(super) recorder: Recorder,
     pub(super) prober: Option<Prober>,
     pub(super) probed_at: WallTime,
@@ -68,15 +70,18 @@ impl Drive {
         let mut last = None;
         loop {
             while let Some(output) = self.attempt.poll() {
-                match (output, last.take()) {
-                    (Output::Transmit(segment, purpose), kept) => {
-                        self.transmit(&segment, purpose);
-                        last = kept;
+                match output {
+                    Output::Prepare(tcb) => {
+                        let tsval = tsval(clock::now());
+                        self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
                     }
-                    (Output::Established(tcb), Some((last, at))) => {
+                    Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
+                    Output::Established(tcb) => {
+                        // A segment established it, and the last one kept is that.
+                        let Some((last, at)) = last.take() else { continue };
                         return Ok(Completed { tcb, last, at });
                     }
-                    (Output::Established(_) | Output::Expired, _) => {
+                    Output::Expired => {
                         return Err(PunchError::expired(
                             self.attempt.evidence(),
                             self.fired_id.is_some(),

@@ -28,7 +28,7 @@ impl Drive {
                     self.send_on_time(&syn, purpose, due);
                 }
                 Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
-                Output::Established(_) | Output::Expired => {}
+                Output::Prepare(_) | Output::Established(_) | Output::Expired => {}
             }
         }
         self.note_transmissions();

@@ -5,7 +5,7 @@ mod config;
 mod drive;
 mod error;
 mod fire;
-mod handover;
+mod installation;
 mod prober;
 mod recorder;
 pub mod report;

@@ -133,7 +133,7 @@ pub struct Event {
 pub struct Handover {
     /// From the last handshake segment's receive timestamp to the usable descriptor.
     pub took_ns: i64,
-    /// Bytes that came before the kernel socket stood and were put into its receive queue.
+    /// Bytes of the peer that waited in the receive queue by then.
     pub early_bytes: u64,
 }
 

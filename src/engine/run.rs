@@ -3,19 +3,20 @@
 use super::config::{Opener, Progress, Punch};
 use super::drive::{Completed, Drive};
 use super::error::{Failure, PunchError};
-use super::handover::{Installed, install};
+use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
 use super::{Connection, clock_check};
-use crate::punch::{Attempt, AttemptConfig, EarlyData, Offer, Opener as LowTtlSyn, Purpose, tsval};
+use crate::punch::{Attempt, AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, tsval};
 use crate::sys::{
-    Aside, CallFailed, Capture, Guard, Predecessor, RawSender, RepairSocket, Route, clock,
-    predecessor, receive_window_scale,
+    Aside, CallFailed, Capture, Guard, Predecessor, RawSender, Route, clock, predecessor,
+    receive_window_scale,
 };
 use crate::wire::{Segment, Seq, Tuple};
 use nix::errno::Errno;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// A closing connection between the same endpoints gets this long to be gone.
@@ -32,15 +33,15 @@ impl Punch {
     /// [`Failure`]: the reason, and the report of what was seen until then.
     pub fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<Connection, Failure> {
         let early = |error: PunchError| Failure { error, report: None };
-        let (mut drive, socket) = self.prepare().map_err(early)?;
+        let mut drive = self.prepare().map_err(early)?;
         let aside = Aside::new();
         match drive.run(progress) {
-            Ok(completed) => drive.hand_over(socket, &completed, aside),
+            Ok(completed) => drive.hand_over(&completed, aside),
             Err(error) => Err(drive.fail(error)),
         }
     }
 
-    fn prepare(self) -> Result<(Drive, RepairSocket), PunchError> {
+    fn prepare(self) -> Result<Drive, PunchError> {
         let now = clock::now();
         if self.at <= now {
             let late_ms = u64::try_from(self.at.until(now).as_millis()).unwrap_or(u64::MAX);
@@ -54,7 +55,7 @@ impl Punch {
         let guard = Guard::new(tuple.local)?;
         let capture = Capture::new(route.interface_index, tuple.local, tuple.remote.ip())?;
         let sender = RawSender::new(route.local_ip, tuple.remote.ip())?;
-        let socket = RepairSocket::new(tuple.local).map_err(|failed| match failed.errno {
+        let installation = Installation::new(tuple.local).map_err(|failed| match failed.errno {
             Errno::ENOPROTOOPT => PunchError::NoRepair,
             _ => failed.into(),
         })?;
@@ -78,6 +79,7 @@ impl Punch {
             sender,
             capture,
             guard,
+            installation,
             recorder,
             prober: None,
             probed_at: now,
@@ -96,7 +98,7 @@ impl Punch {
             opener: OpenerReport::default(),
         };
         drive.plan_opener(self.opener, self.opener_lead, route.on_link, (random >> 32) as u16);
-        Ok((drive, socket))
+        Ok(drive)
     }
 }
 
@@ -129,41 +131,25 @@ impl Drive {
         }
     }
 
-    fn hand_over(
-        mut self,
-        socket: RepairSocket,
-        completed: &Completed,
-        aside: Aside,
-    ) -> Result<Connection, Failure> {
+    fn hand_over(mut self, completed: &Completed, aside: Aside) -> Result<Connection, Failure> {
         let Completed { tcb, last, at } = completed;
-        let mut early = EarlyData::new(tcb.rcv_nxt);
-        early.receive(last);
-        let mut echo = last.options.timestamps.map(|(theirs, _)| theirs);
-        let recorder = &mut self.recorder;
-        let installed =
-            install(socket, tcb, &mut early, &mut self.capture, |segment, packet, at| {
-                echo = segment.options.timestamps.map(|(theirs, _)| theirs).or(echo);
-                let what = if segment.payload.is_empty() { "acknowledges" } else { "early data" };
-                recorder.received(segment, packet, at, what);
-            });
-        let Installed { fd, rcv_nxt, early_fin } = match installed {
-            Ok(installed) => installed,
+        let installed = self.installation.install(tcb, tsval(clock::now()));
+        if let Ok(false) = installed {
+            // The peer answered our SYN and waits for this.
+            let now = tsval(clock::now());
+            if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps) {
+                let shown = tcb.peer_acknowledges((theirs, now));
+                self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
+            }
+            let echo = last.options.timestamps.map(|(theirs, _)| (now, theirs));
+            self.transmit(&tcb.acknowledge(echo), Purpose::Ack);
+        }
+        let finished = installed.and_then(|_| self.finish_installation());
+        let (fd, early_bytes) = match finished {
+            Ok(finished) => finished,
             Err(error) => return Err(self.fail(PunchError::HandOver(error))),
         };
         let ready = clock::now();
-        let early_bytes = rcv_nxt - tcb.rcv_nxt;
-        if let (true, Some(theirs)) = (tcb.agreed.timestamps, echo) {
-            let shown = tcb.peer_acknowledges((theirs, tsval(ready)));
-            self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
-        }
-        // It completes a peer that still waits, and the kernel would acknowledge what it was given
-        // only with its next segment.
-        let ack = tcb.acknowledge(rcv_nxt, echo.map(|echo| (tsval(ready), echo)));
-        self.transmit(&ack, Purpose::Ack);
-        if let Some(fin) = early_fin {
-            // No repair option says that the peer has finished, so its own segment has to.
-            self.deliver_locally(&fin, "the peer's FIN waits for its repetition");
-        }
         self.note_transmissions();
         let mut report = self.report(Outcome::Connected);
         report.established_ns = Some(at.ns_since(self.at));
@@ -173,6 +159,14 @@ impl Drive {
         report.verdict = verdict(ready.ns_since(self.at));
         self.dismantle(aside);
         Ok(Connection { fd, report })
+    }
+
+    fn finish_installation(&mut self) -> Result<(OwnedFd, u32), CallFailed> {
+        let Some(socket) = self.installation.take() else {
+            return Err(CallFailed { call: "installation", errno: Errno::ENOTCONN });
+        };
+        let unread = socket.unread()?;
+        Ok((socket.finish()?, unread))
     }
 
     /// Shows the kernel a segment of the peer over the loopback interface.
@@ -232,8 +226,8 @@ impl Drive {
     }
 
     /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
-    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not
-    /// wait for.
+    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not wait
+    /// for. The guard goes at once, or the port would not be free for the next punch.
     fn dismantle(mut self, aside: Aside) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
@@ -241,7 +235,9 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        aside.close(self);
+        let Self { guard, capture, sender, priority, .. } = self;
+        drop(guard);
+        aside.close((capture, sender, priority));
     }
 }
 

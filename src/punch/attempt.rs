@@ -53,10 +53,13 @@ pub struct Opener {
 /// What the attempt wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// The peer's SYN came in. Install this connection before anything further is sent: the peer
+    /// may be established by what follows, and the kernel has to hear what it sends then.
+    Prepare(EstablishedTcb),
     /// Send this segment now.
     Transmit(Segment, Purpose),
-    /// The connection stands. Install it, then send its acknowledgment
-    /// ([`EstablishedTcb::acknowledge`]); the attempt wants nothing more.
+    /// The connection stands. If it was not prepared, install it, then send its acknowledgment
+    /// ([`EstablishedTcb::acknowledge`]). The attempt wants nothing more.
     Established(EstablishedTcb),
     /// The time is up.
     Expired,
@@ -139,7 +142,9 @@ impl Attempt {
         self.evidence.count(segment, &reaction);
         match reaction {
             Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
-            Reaction::Answered([syn_ack, ack], what) => {
+            Reaction::Answered { tcb, answers, what } => {
+                let [syn_ack, ack] = *answers;
+                self.outputs.push_back(Output::Prepare(tcb));
                 self.outputs.push_back(Output::Transmit(syn_ack, Purpose::SynAck));
                 self.outputs.push_back(Output::Transmit(ack, Purpose::Ack));
                 self.transmissions = 0;

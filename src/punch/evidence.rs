@@ -51,7 +51,7 @@ impl Evidence {
             Reaction::Reset { .. } => self.resets += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
-            Reaction::Answered(..) | Reaction::Completed { .. } => {
+            Reaction::Answered { .. } | Reaction::Completed { .. } => {
                 self.peer_syns += u64::from(segment.syn);
             }
         }

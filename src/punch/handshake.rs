@@ -53,8 +53,15 @@ struct PeerSyn {
 pub enum Reaction {
     /// Nothing; the reason is for people.
     Ignored(&'static str),
-    /// It calls for these answers, and the handshake goes on.
-    Answered([Segment; 2], &'static str),
+    /// It is the peer's SYN.
+    Answered {
+        /// The connection that stands if the peer confirms it.
+        tcb: EstablishedTcb,
+        /// SYN-ACK and ACK.
+        answers: Box<[Segment; 2]>,
+        /// For people.
+        what: &'static str,
+    },
     /// It completed the handshake.
     Completed {
         /// The connection.
@@ -183,7 +190,9 @@ impl Handshake {
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
-        Reaction::Answered([self.syn_ack(&peer, tsval), self.ack(&peer, tsval)], what)
+        let answers = Box::new([self.syn_ack(&peer, tsval), self.ack(&peer, tsval)]);
+        let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
+        Reaction::Answered { tcb, answers, what }
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq) -> Reaction {
@@ -201,7 +210,8 @@ impl Handshake {
             // both carried can be in force at the peer.
             agreed = agreed.and(self.agree(&peer.options));
         }
-        let tcb = self.establish(segment.seq, segment, agreed, 0);
+        self.state = State::Established;
+        let tcb = self.tcb(segment.seq, segment, agreed, 0);
         Reaction::Completed { tcb, what: "peer's SYN-ACK" }
     }
 
@@ -218,18 +228,13 @@ impl Handshake {
         // RFC 7323 section 3.2: once agreed, timestamps stand in every segment.
         agreed.timestamps &= segment.options.timestamps.is_some();
         let shift = agreed.window_scale.map_or(0, |scale| scale.send);
-        let tcb = self.establish(peer.irs, segment, agreed, shift);
+        self.state = State::Established;
+        let tcb = self.tcb(peer.irs, segment, agreed, shift);
         Reaction::Completed { tcb, what: "peer's ACK" }
     }
 
-    fn establish(
-        &mut self,
-        irs: Seq,
-        segment: &Segment,
-        agreed: Agreed,
-        shift: u8,
-    ) -> EstablishedTcb {
-        self.state = State::Established;
+    /// The connection as `segment` leaves it; its window is shifted by `shift`.
+    fn tcb(&self, irs: Seq, segment: &Segment, agreed: Agreed, shift: u8) -> EstablishedTcb {
         EstablishedTcb {
             tuple: self.tuple,
             snd_nxt: self.iss + 1,

@@ -1,7 +1,6 @@
 //! One attempt, decided without clock, socket or randomness. Pure; imports `wire` and `nat`.
 
 mod attempt;
-mod early;
 mod evidence;
 mod handshake;
 mod key;
@@ -10,7 +9,6 @@ mod sample;
 mod tcb;
 
 pub use attempt::{Attempt, AttemptConfig, Opener, Output, Purpose, tsval};
-pub use early::EarlyData;
 pub use evidence::{Cause, Evidence};
 pub use handshake::{Handshake, Offer, Reaction};
 pub use key::Key;

@@ -2,7 +2,7 @@
 
 use crate::wire::{Segment, Seq, Tuple};
 
-/// The transmission control block of RFC 9293 section 3.3.1 at the moment of establishment.
+/// The transmission control block of RFC 9293 section 3.3.1 as it is, or will be, at establishment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EstablishedTcb {
     /// The connection.
@@ -45,21 +45,26 @@ pub struct WindowScale {
 }
 
 impl EstablishedTcb {
-    /// A pure acknowledgment of everything up to `rcv_nxt`, as the connection's next segment. Sent
-    /// once the connection is installed, it completes a peer that still waits.
-    pub fn acknowledge(&self, rcv_nxt: Seq, timestamps: Option<(u32, u32)>) -> Segment {
+    /// Whether a kernel socket for `other` serves this connection: all that the kernel does not
+    /// learn from the next segment agrees.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let fixed = |tcb: &Self| (tcb.tuple, tcb.snd_nxt, tcb.rcv_nxt, tcb.agreed);
+        fixed(self) == fixed(other)
+    }
+
+    /// The ACK that completes a peer which has answered our SYN. Sent once the connection is
+    /// installed, so that the kernel hears whatever the peer sends next.
+    pub fn acknowledge(&self, timestamps: Option<(u32, u32)>) -> Segment {
         let shift = self.agreed.window_scale.map_or(0, |scale| scale.receive);
-        // The right edge of the window stays where it is until the kernel moves it.
-        let window = self.rcv_wnd.saturating_sub(rcv_nxt - self.rcv_nxt);
         Segment {
             tuple: self.tuple,
             hop_limit: crate::wire::DEFAULT_HOP_LIMIT,
             seq: self.snd_nxt,
-            ack: Some(rcv_nxt),
+            ack: Some(self.rcv_nxt),
             syn: false,
             fin: false,
             rst: false,
-            window: u16::try_from(window >> shift).unwrap_or(u16::MAX),
+            window: u16::try_from(self.rcv_wnd >> shift).unwrap_or(u16::MAX),
             options: crate::wire::Options {
                 timestamps: timestamps.filter(|_| self.agreed.timestamps),
                 ..Default::default()
@@ -77,7 +82,7 @@ impl EstablishedTcb {
             seq: self.rcv_nxt,
             ack: Some(self.snd_nxt),
             window: u16::try_from(self.snd_wnd >> shift).unwrap_or(u16::MAX),
-            ..self.acknowledge(self.rcv_nxt, Some(timestamps))
+            ..self.acknowledge(Some(timestamps))
         }
     }
 }

@@ -32,6 +32,11 @@ impl Filter {
         Self::any_of(&[])
     }
 
+    /// Everything but resets, on segments that start at their TCP header as a TCP socket's do.
+    pub fn no_reset() -> Self {
+        Self::any_of(&[&[Step::Equal { size: BYTE, offset: 13, mask: 4, value: 0 }]])
+    }
+
     /// What concerns a punch from `local` to `peer`, on packets that start at their IP header:
     /// TCP from the peer's address to our port, and ICMP that answers our probes or quotes a
     /// packet of ours to the peer.
@@ -219,6 +224,14 @@ mod tests {
             assert!(!Filter::nothing().0.is_empty());
             assert!(!passes(&Filter::nothing(), &from_peer(peer, local).to_packet()));
         }
+    }
+
+    #[test]
+    fn resets_alone_are_kept_from_a_tcp_socket() {
+        let mut segment = from_peer("203.0.113.1:5000", "192.168.1.2:4000");
+        assert!(passes(&Filter::no_reset(), &segment.to_packet()[20..]));
+        segment.rst = true;
+        assert!(!passes(&Filter::no_reset(), &segment.to_packet()[20..]));
     }
 
     #[test]

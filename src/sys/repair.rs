@@ -1,14 +1,15 @@
 //! Installs an established connection in the kernel: TCP_REPAIR, as checkpoint and restore use it.
+#![allow(unsafe_code)]
 
-use super::call::{CallFailed, Named, Plain, get_option, set_option, set_option_slice};
+use super::call::{CallFailed, Named, Plain, set_option, set_option_slice};
+
 use super::filter::Filter;
 use crate::punch::EstablishedTcb;
 use crate::wire::{Seq, Tuple};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, bind, connect, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -30,8 +31,8 @@ const OPTION_WINDOW_SCALE: u32 = 3;
 const OPTION_SACK_PERMITTED: u32 = 4;
 const OPTION_TIMESTAMPS: u32 = 8;
 
-/// A kernel socket in repair: it sends nothing, and a filter keeps it from hearing anything until
-/// [`RepairSocket::listen_in`].
+/// A kernel socket in repair: closed in it, it goes without a word. A filter keeps resets from it,
+/// since those of a handshake are mostly about something else.
 #[derive(Debug)]
 pub struct RepairSocket {
     socket: OwnedFd,
@@ -46,7 +47,6 @@ struct RepairOption {
 }
 
 // SAFETY: two integers of one size, no padding.
-#[allow(unsafe_code)]
 unsafe impl Plain for RepairOption {}
 
 impl RepairSocket {
@@ -61,14 +61,13 @@ impl RepairSocket {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Stream, flags, None).named("socket(SOCK_STREAM)")?;
         set_repair(&socket, TCP_REPAIR_ON)?;
-        Filter::nothing().attach(&socket)?;
+        Filter::no_reset().attach(&socket)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).named("bind(TCP_REPAIR)")?;
         Ok(Self { socket })
     }
 
     /// Becomes the connection. No packet is sent. From here on the kernel finds this socket
-    /// instead of the guard, and its filter drops what comes in: early bytes have to be
-    /// [pushed](Self::push).
+    /// instead of the guard, hears what comes in, and answers it.
     ///
     /// # Errors
     /// EADDRNOTAVAIL where another socket has these endpoints.
@@ -87,15 +86,18 @@ impl RepairSocket {
         let (send, receive) =
             agreed.window_scale.map_or((0, 0), |scale| (scale.send, scale.receive));
         let shifts = u32::from(send) | u32::from(receive) << 16;
-        // Without SACK until the end: see finish.
         let mut options = vec![
             RepairOption { kind: OPTION_MSS, value: mss },
             RepairOption { kind: OPTION_WINDOW_SCALE, value: shifts },
         ];
+        if agreed.sack {
+            options.push(RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 });
+        }
         if agreed.timestamps {
             options.push(RepairOption { kind: OPTION_TIMESTAMPS, value: 0 });
         }
-        self.set_options(&options)?;
+        let call = "setsockopt(TCP_REPAIR_OPTIONS)";
+        set_option_slice(&self.socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, &options, call)?;
         if agreed.timestamps {
             // Never behind what we sent; bit 0 asks for microseconds from Linux 6.7 on.
             let next = tsval.wrapping_add(1) & !1;
@@ -106,75 +108,30 @@ impl RepairSocket {
         set_tcp(&self.socket, TCP_REPAIR_WINDOW, &window, "setsockopt(TCP_REPAIR_WINDOW)")
     }
 
-    /// The next sequence number that the kernel expects.
+    /// Bytes that have come in by now and wait to be read.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn rcv_nxt(&self) -> Result<Seq, CallFailed> {
-        self.select(TCP_RECV_QUEUE)?;
-        let call = "getsockopt(TCP_QUEUE_SEQ)";
-        get_option(&self.socket, libc::IPPROTO_TCP, TCP_QUEUE_SEQ, call).map(Seq)
-    }
-
-    /// Appends bytes to the receive queue, as if they had come in.
-    ///
-    /// # Errors
-    /// ENOMEM where the receive buffer is full.
-    pub fn push(&self, bytes: &[u8]) -> Result<(), CallFailed> {
-        self.select(TCP_RECV_QUEUE)?;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let pushed = send(self.socket.as_raw_fd(), rest, MsgFlags::empty())
-                .named("send(TCP_RECV_QUEUE)")?;
-            rest = &rest[pushed..];
-        }
-        Ok(())
-    }
-
-    /// Lets the kernel hear what comes in.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn listen_in(&self) -> Result<(), CallFailed> {
-        Filter::detach(&self.socket)
-    }
-
-    /// Keeps the kernel from hearing anything again.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn hush(&self) -> Result<(), CallFailed> {
-        Filter::nothing().attach(&self.socket)
+    pub fn unread(&self) -> Result<u32, CallFailed> {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: the kernel writes one integer.
+        let result =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::FIONREAD, &raw mut unread) };
+        Errno::result(result).named("ioctl(SIOCINQ)")?;
+        Ok(u32::try_from(unread).unwrap_or(0))
     }
 
     /// Ends repair: an ordinary connected socket.
     ///
-    /// Only now does it use SACK, if that was agreed. A segment that the kernel heard while one
-    /// before it was still on its way to be [pushed](Self::push) was out of order to it, and it said
-    /// so at once. Said with SACK, that makes the peer send the one before it again; said without,
-    /// it makes a peer that knows SACK wait.
-    ///
     /// # Errors
     /// The kernel's.
-    pub fn finish(self, sack: bool) -> Result<OwnedFd, CallFailed> {
-        if sack {
-            match self.set_options(&[RepairOption { kind: OPTION_SACK_PERMITTED, value: 0 }]) {
-                // No longer established: the peer has finished already. It has nothing more to
-                // say that SACK could be about.
-                Err(CallFailed { errno: Errno::EPERM, .. }) => {}
-                other => other?,
-            }
-        }
+    pub fn finish(self) -> Result<OwnedFd, CallFailed> {
         self.select(0)?;
         set_repair(&self.socket, TCP_REPAIR_OFF_NO_WP)?;
+        Filter::detach(&self.socket)?;
         // Repair reset it, and without it the next punch on this port would meet TIME_WAIT.
         setsockopt(&self.socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
         Ok(self.socket)
-    }
-
-    fn set_options(&self, options: &[RepairOption]) -> Result<(), CallFailed> {
-        let call = "setsockopt(TCP_REPAIR_OPTIONS)";
-        set_option_slice(&self.socket, libc::IPPROTO_TCP, TCP_REPAIR_OPTIONS, options, call)
     }
 
     fn set_sequence(&self, queue: u32, seq: Seq) -> Result<(), CallFailed> {

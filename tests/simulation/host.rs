@@ -6,6 +6,8 @@ use tcp_punch::wire::{Segment, Seq, Tuple, WallTime};
 
 pub(crate) struct Host {
     attempt: Attempt,
+    /// The peer's SYN was met, so that a kernel socket stands already.
+    prepared: bool,
     pub(crate) tcb: Option<EstablishedTcb>,
     pub(crate) established_at: Option<WallTime>,
 }
@@ -24,7 +26,7 @@ impl Host {
         if opener {
             attempt.set_opener(Opener { hop_limit: 2, at: at.before(Duration::from_millis(250)) });
         }
-        Self { attempt, tcb: None, established_at: None }
+        Self { attempt, prepared: false, tcb: None, established_at: None }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<WallTime> {
@@ -41,10 +43,17 @@ impl Host {
             // RFC 9293 section 3.10.7.4: what is no acceptable segment is answered with an ACK.
             let acceptable = !segment.syn && segment.seq == tcb.rcv_nxt;
             let answered = !acceptable && !segment.rst;
-            return answered.then(|| tcb.acknowledge(tcb.rcv_nxt, None)).into_iter().collect();
+            return answered.then(|| tcb.acknowledge(None)).into_iter().collect();
         }
         self.attempt.handle_segment(segment, now);
-        self.sent(now)
+        let mut sent = self.sent(now);
+        if let Some(tcb) = &self.tcb
+            && (segment.syn || !self.prepared)
+        {
+            // The kernel socket challenges the SYN-ACK, or the engine completes the peer.
+            sent.push(tcb.acknowledge(None));
+        }
+        sent
     }
 
     fn sent(&mut self, now: WallTime) -> Vec<Segment> {
@@ -52,8 +61,8 @@ impl Host {
         while let Some(output) = self.attempt.poll() {
             match output {
                 Output::Transmit(segment, _) => segments.push(segment),
+                Output::Prepare(_) => self.prepared = true,
                 Output::Established(tcb) => {
-                    segments.push(tcb.acknowledge(tcb.rcv_nxt, None));
                     self.established_at = Some(now);
                     self.tcb = Some(tcb);
                 }

@@ -33,6 +33,7 @@ fn sent(attempt: &mut Attempt) -> Vec<String> {
             Output::Transmit(segment, purpose) => {
                 format!("{} {} {}", purpose.words(), segment.flags(), segment.hop_limit)
             }
+            Output::Prepare(_) => "prepare".into(),
             Output::Established(_) => "established".into(),
             Output::Expired => "expired".into(),
         })
@@ -58,7 +59,7 @@ fn a_peer_ahead_of_us_is_answered_before_our_instant_and_no_syn_follows() {
     host.handle_timeout(ms(-250));
     sent(&mut host);
     host.handle_segment(&syn(300), ms(-200));
-    assert_eq!(sent(&mut host), ["SYN-ACK S. 64", "ACK . 64"]);
+    assert_eq!(sent(&mut host), ["prepare", "SYN-ACK S. 64", "ACK . 64"]);
     assert_eq!(host.fires_at(), None);
     host.handle_segment(&syn_ack(300, 101), ms(-180));
     assert_eq!(sent(&mut host), ["established"]);

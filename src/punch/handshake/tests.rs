@@ -19,7 +19,10 @@ fn completed(reaction: Reaction) -> EstablishedTcb {
 
 fn answer(reaction: Reaction) -> Segment {
     match reaction {
-        Reaction::Answered([syn_ack, _], _) => syn_ack,
+        Reaction::Answered { answers, .. } => {
+            let [syn_ack, _] = *answers;
+            syn_ack
+        }
         other => panic!("not answered: {other:?}"),
     }
 }
@@ -29,15 +32,19 @@ fn answer(reaction: Reaction) -> Segment {
 fn crossed_syns_then_crossed_syn_acks_establish() {
     let mut host = handshake();
     assert_eq!(host.syn(NOW).flags(), "S");
-    let Reaction::Answered([reply, behind], _) = host.receive(&syn(300), NOW) else { panic!() };
+    let Reaction::Answered { tcb: prepared, answers, .. } = host.receive(&syn(300), NOW) else {
+        panic!()
+    };
+    let [reply, behind] = *answers;
     assert_eq!((reply.flags(), reply.seq, reply.ack), ("S.".into(), Seq(100), Some(Seq(301))));
     assert_eq!(reply.options.timestamps, Some((NOW, 900)));
     assert_eq!((behind.flags(), behind.seq, behind.ack), (".".into(), Seq(101), Some(Seq(301))));
     assert_eq!(behind.window, 511, "65408 >> 7");
     let tcb = completed(host.receive(&syn_ack(300, 101), NOW + 1));
-    let last = tcb.acknowledge(tcb.rcv_nxt + 128, Some((NOW, 901)));
-    assert_eq!((last.flags(), last.seq, last.ack), (".".into(), Seq(101), Some(Seq(429))));
-    assert_eq!((last.window, last.options.timestamps), (510, Some((NOW, 901))));
+    assert_eq!(tcb, prepared, "what was installed at the SYN is what stands now");
+    let last = tcb.acknowledge(Some((NOW, 901)));
+    assert_eq!((last.flags(), last.seq, last.ack), (".".into(), Seq(101), Some(Seq(301))));
+    assert_eq!((last.window, last.options.timestamps), (511, Some((NOW, 901))));
     assert_eq!((tcb.snd_nxt, tcb.rcv_nxt, tcb.snd_wnd), (Seq(101), Seq(301), 64000));
     assert_eq!(tcb.agreed.window_scale, Some(WindowScale { send: 9, receive: 7 }));
     assert!(tcb.agreed.sack && tcb.agreed.timestamps);
@@ -176,7 +183,8 @@ fn with_a_key_only_the_expected_numbers_are_a_peer() {
 fn only_options_that_arrived_are_in_force() {
     let mut host = handshake();
     let bare = Segment { options: Options { mss: Some(1400), ..Options::default() }, ..syn(300) };
-    let Reaction::Answered([reply, behind], _) = host.receive(&bare, NOW) else { panic!() };
+    let Reaction::Answered { answers, .. } = host.receive(&bare, NOW) else { panic!() };
+    let [reply, behind] = *answers;
     assert_eq!((behind.options.timestamps, behind.window), (None, 65408));
     assert_eq!(reply.options, Options { mss: Some(1460), ..Options::default() });
     let tcb = completed(host.receive(&syn_ack(300, 101), NOW));
@@ -220,8 +228,8 @@ proptest! {
                 syn: is_syn, fin, rst: is_rst, ack: number.map(Seq), ..syn(seq)
             };
             match host.receive(&arrival, NOW) {
-                Reaction::Answered(replies, _) => {
-                    for reply in replies {
+                Reaction::Answered { answers, .. } => {
+                    for reply in *answers {
                         prop_assert!(!reply.rst);
                         prop_assert_eq!(reply.ack, Some(Seq(seq) + 1));
                     }
