@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::capture::Capture;
 use crate::pair::{Pair, eventually, in_ms};
 use crate::program::{Ended, Program, START_UP_MS};
-use crate::trace::is_full_syn_from;
+use crate::trace::{is_full_syn_from, is_probe};
 
 const HOST_A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 2));
 
@@ -26,14 +26,14 @@ fn interrupt(pair: &Pair, moment: Moment, signal: Signal) -> Ended {
     let a = Program::start(&mut pair.program_a(40000, in_ms(ahead)));
     match moment {
         Moment::Waiting => {
-            wire.first(|_| true);
+            wire.first(is_probe);
             eventually("answers have come in and it sleeps", || {
                 let path = format!("/proc/{}/status", a.pid());
                 let status = std::fs::read_to_string(path).expect("it runs");
                 status.contains("State:\tS")
             });
         }
-        Moment::Probing => drop(wire.first(|_| true)),
+        Moment::Probing => drop(wire.first(is_probe)),
         Moment::Fired => drop(wire.first(is_full_syn_from(HOST_A))),
     }
     a.signal(signal);

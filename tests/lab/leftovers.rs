@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::capture::Capture;
 use crate::pair::{Pair, both, eventually, exchange_lines, in_ms, stream};
+use crate::trace::{handshake_from, segments};
 
 /// State of each TCP socket on the host, as in `/proc/net/tcp`: 06 is TIME_WAIT.
 fn states(host: &crate::network::Host) -> Vec<String> {
@@ -16,15 +18,21 @@ fn states(host: &crate::network::Host) -> Vec<String> {
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn time_wait_is_punched_over() {
-    let pair = Pair::behind_nats(&[]);
+    // More than a busy machine is late by, so that the SYNs cross for certain.
+    let pair = Pair::behind_nats(&["--delay", "25ms"]);
     let (a, b) = pair.punch(40000);
     let (a, b) = (stream(a), stream(b));
     exchange_lines(&a, &b);
     drop(a);
     drop(b);
     eventually("host-a waits", || states(&pair.a.host) == ["06"]);
+    let wire = Capture::start(&pair.a.host, "eth0");
     let (a, b) = pair.punch(40000);
     exchange_lines(&stream(a), &stream(b));
+    // What waited said nothing more.
+    let segments = segments(&wire.packets(|_| true));
+    let handshake = handshake_from("192.168.1.2".parse().expect("an address"), &segments);
+    assert_eq!(handshake, ["(S)", "S", "S.", ".", "."]);
 }
 
 /// Ends the connection with a reset instead of a farewell.

@@ -7,6 +7,7 @@ mod bad_input;
 mod capture;
 mod connects;
 mod destinations;
+mod early;
 mod hand_over;
 mod interrupted;
 mod keys;

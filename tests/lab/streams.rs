@@ -43,10 +43,12 @@ fn what_both_ends_send_at_once_arrives_without_a_retransmission() {
     let pair = Pair::behind_nats(&[]);
     let said = noise(8 << 10);
     for round in 0..30 {
-        let at = in_ms(150);
+        // Every other time host-b is late: host-a's first bytes then follow on the heels of the
+        // segment that completes the handshake.
+        let (at_a, at_b) = (in_ms(150), in_ms(150 + 30 * (round % 2)));
         let ((a, heard_a), (b, heard_b)) = both(
-            || talk_at_once(pair.a.connect(pair.punch_of_a(40000, at)), &said),
-            || talk_at_once(pair.b.connect(pair.punch_of_b(40000, at)), &said),
+            || talk_at_once(pair.a.connect(pair.punch_of_a(40000, at_a)), &said),
+            || talk_at_once(pair.b.connect(pair.punch_of_b(40000, at_b)), &said),
         );
         assert!(heard_a == said && heard_b == said, "round {round}: bytes differ");
         for end in [&pair.a, &pair.b] {
@@ -62,15 +64,15 @@ fn what_both_ends_send_at_once_arrives_without_a_retransmission() {
 fn the_line_and_the_end_of_a_peer_in_haste_arrive_without_a_retransmission() {
     let pair = Pair::behind_nats(&[]);
     let wire = Capture::start(&pair.network.router_a(), "wan");
-    for round in 0..10 {
-        let at = in_ms(150);
+    for round in 0..20 {
+        let (at_a, at_b) = (in_ms(150), in_ms(150 + 30 * (round % 2)));
         let ((), heard) = both(
             || {
-                let a = stream(pair.a.connect(pair.punch_of_a(40000, at)));
+                let a = stream(pair.a.connect(pair.punch_of_a(40000, at_a)));
                 say(&a, "in haste");
             },
             || {
-                let b = stream(pair.b.connect(pair.punch_of_b(40000, at)));
+                let b = stream(pair.b.connect(pair.punch_of_b(40000, at_b)));
                 [hear(&b), hear(&b)]
             },
         );

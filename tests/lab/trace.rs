@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use etherparse::{NetSlice, SlicedPacket};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use tcp_punch::wire::Segment;
 
 use crate::capture::Captured;
@@ -60,6 +60,13 @@ pub(crate) fn source(packet: &[u8]) -> Option<IpAddr> {
         NetSlice::Ipv6(ip) => Some(ip.header().source_addr().into()),
         NetSlice::Arp(_) => None,
     }
+}
+
+/// Whether a packet is one of the echo requests that look for the routers on the way. The kernel
+/// itself sends others, of IPv6.
+pub(crate) fn is_probe(packet: &[u8]) -> bool {
+    let sliced = SlicedPacket::from_ip(packet).ok();
+    matches!(sliced.and_then(|it| it.transport), Some(TransportSlice::Icmpv4(_)))
 }
 
 /// Whether a packet is a TCP segment from `ip` on its whole way, as the SYN of the instant is.
