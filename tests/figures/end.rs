@@ -73,7 +73,7 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
             connect(socket.as_raw_fd(), &SockaddrStorage::from(job.peer))?;
             Ok(socket)
         }
-        How::ConnectLoop => {
+        How::ConnectLoop { pause_ms } => {
             sleep_until(at(job))?;
             let deadline = Instant::now() + patience;
             loop {
@@ -86,6 +86,8 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
                 if connect(socket.as_raw_fd(), &SockaddrStorage::from(job.peer)).is_ok() {
                     return Ok(socket);
                 }
+                drop(socket);
+                thread::sleep(Duration::from_millis(pause_ms));
             }
         }
         How::Accept => {

@@ -26,8 +26,8 @@ pub(crate) enum How {
     Punch { opener: bool },
     /// Sleep until the instant, then `connect()`: what is possible without the product.
     Connect,
-    /// Likewise, and once more after every failure.
-    ConnectLoop,
+    /// Likewise, and once more so long after every failure.
+    ConnectLoop { pause_ms: u64 },
     /// Listen, and take the first connection: the other side of `Connect` where nothing is in the
     /// way.
     Accept,

@@ -14,7 +14,7 @@ use crate::job::{How, Job, Outcome, Then};
 use crate::network::{Host, Network};
 
 /// Time for two processes to start and, in the product's case, to find the opener's hop limit.
-const NOTICE: Duration = Duration::from_millis(200);
+pub(crate) const NOTICE: Duration = Duration::from_millis(200);
 
 /// The two hosts of a network.
 pub(crate) struct Pair {
