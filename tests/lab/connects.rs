@@ -165,6 +165,19 @@ fn twenty_punches_in_a_row_survive_a_bad_network() {
     }
 }
 
+/// Without delay the peer's SYN-ACK comes in while its SYN is still being made a connection of. A
+/// kernel socket that answered then would do so by a clock that is not the connection's, and the
+/// peer would take everything after it for old (PAWS).
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn lines_pass_where_there_is_no_delay_at_all() {
+    let pair = Pair::on_one_lan();
+    for port in 40000..40060 {
+        let (a, b) = pair.punch(port);
+        exchange_lines(&stream(a), &stream(b));
+    }
+}
+
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn one_port_pair_is_punched_thirty_times_in_a_row() {
