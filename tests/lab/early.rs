@@ -3,12 +3,14 @@
 
 use std::net::{SocketAddr, TcpStream};
 
+use nix::sys::signal::Signal;
 use tcp_punch::sys::{Guard, RawSender};
 use tcp_punch::wire::{Options, Segment, Seq, Tuple};
 
 use crate::capture::Capture;
 use crate::pair::{Pair, both, hear, in_ms, stream};
-use crate::trace::is_full_syn_from;
+use crate::program::{Program, START_UP_MS};
+use crate::trace::{is_full_syn_from, segments};
 
 /// The peer's initial sequence number; its first byte takes the number after it.
 const ISS: Seq = Seq(u32::MAX - 3);
@@ -153,5 +155,33 @@ fn a_whole_first_flight_right_behind_the_handshake_is_taken_at_once() {
             (0u32..).zip(cut).map(|(n, it)| peer.segment(ISS + 1 + n * SEGMENT, it)).collect()
         });
         assert!(hear(&a) == expected, "{opening:?}: bytes differ");
+    }
+}
+
+/// < S and > S. and > . and nothing more: the connection is installed and nobody takes it.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_peer_that_falls_silent_after_its_syn_leaves_nothing_behind() {
+    let pair = Pair::on_one_lan();
+    for killed in [false, true] {
+        let wire = Capture::start(&pair.b.host, "eth0");
+        let mut command = pair.program_a(40000, in_ms(START_UP_MS));
+        let a = Program::start(command.args(["--timeout", "1s"]));
+        let mut peer = Scripted::meet(&pair, 40000, wire);
+        peer.send(&[peer.syn()]);
+        peer.await_ack(ISS + 1);
+        if killed {
+            a.signal(Signal::SIGKILL);
+        }
+        let ended = a.end();
+        assert_eq!(ended.status, if killed { 137 } else { 6 }, "{ended:?}");
+        if !killed {
+            let (happened, _) = ended.complaint();
+            assert!(happened.contains("of the peer came in, but"), "{ended:?}");
+        }
+        pair.a.host.assert_bare();
+        // Nor did it say farewell to a peer that it never met.
+        let said = segments(&peer.wire.packets(|_| true));
+        assert!(!said.iter().any(|it| it.fin || it.rst), "{said:?}");
     }
 }
