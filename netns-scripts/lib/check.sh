@@ -16,6 +16,7 @@ run_checks() {
     build_product
     build_lab
     check tests cargo test "${profile[@]}" --lib --bins --examples "${test_targets[@]/#/--test=}"
+    check docs cargo rustdoc --quiet "${profile[@]}" --lib -- -D warnings
     check doctests cargo test "${profile[@]}" --doc
     check lab bubble "$lab_bin" --include-ignored --test-threads=1 "$@"
     summary

@@ -21,10 +21,11 @@ punch() {
             --report "$work/$host.json" >"$work/$host.out" 2>"$work/$host.err"
 }
 
-# Both must mean the same multiple of two seconds, so neither starts shortly before one.
+# Both must mean the same multiple of two seconds. It is the first that is at least a second away, so
+# neither may start shortly before that second begins.
 avoid_the_turn() {
     local milliseconds=$(($(date +%s%N) / 1000000 % 2000))
-    ((milliseconds < 1500)) || sleep 0.6
+    ((milliseconds < 500 || milliseconds >= 1000)) || sleep 0.6
 }
 
 print_side() {

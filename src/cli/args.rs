@@ -1,5 +1,7 @@
 //! The command line as clap reads it. Values stay text here: [`super::punch`] reads them, so that
 //! every wrong one gets its own two lines.
+// What stands here is what --help prints, brackets and all.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;

@@ -13,7 +13,7 @@ pub use error::DestinationError;
 pub use join::{JoinError, Local, join};
 pub use listen::{LocalListener, NoClient};
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,6 +98,15 @@ impl Prepared {
             Ready::Listen(listener) => listener.addresses(),
             _ => Vec::new(),
         }
+    }
+
+    /// Keeps an environment variable from the command: the secret that was read from it.
+    #[must_use]
+    pub fn without_variable(mut self, name: &OsStr) -> Self {
+        if let Ready::Command(command) = &mut self.0 {
+            command.forget_variable(name);
+        }
+        self
     }
 
     /// Drops every privilege, hands the connection over and stays as long as that takes.

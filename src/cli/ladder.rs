@@ -103,10 +103,9 @@ impl Ladder {
     pub fn of_both(a: &Report, b: &Report) -> Self {
         let later = b.fired.asked_ns.saturating_sub(a.fired.asked_ns);
         let numbers = Numbers::of(a);
-        let ends = [a.established_ns, b.established_ns.map(|ns| ns.saturating_add(later))];
-        let mut rows: Vec<Row> = pairing::pair(&a.timeline, &b.timeline, later)
+        let ends = [a.fd_ns, b.fd_ns.map(|ns| ns.saturating_add(later))];
+        let mut rows: Vec<Row> = pairing::pair(&a.timeline, &b.timeline, later, ends)
             .into_iter()
-            .filter(|pair| !pair.is_past(ends))
             .map(|pair| Row::Arrow(numbers.joined(&pair)))
             .collect();
         rows.extend(marks(a, Side::Left, 0));
@@ -203,7 +202,7 @@ impl Numbers {
             from: pair.from,
             sent_ns: pair.sent_ns,
             arrived_ns: pair.arrived_ns,
-            whole: pair.sent_ns.is_some() && pair.arrived_ns.is_some(),
+            whole: pair.sent_ns.is_some() && (pair.arrived_ns.is_some() || pair.unseen),
             ..self.arrow(pair.event, pair.side)
         }
     }

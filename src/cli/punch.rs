@@ -116,7 +116,10 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
     // Resolving a name may have taken its time.
     when::check(at, clock::now().max(now))?;
-    let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
+    let mut destination = destination.prepare().map_err(|error| destination_failure(&error))?;
+    if let Some(name) = &args.key_env {
+        destination = destination.without_variable(name);
+    }
     capability::require().map_err(|error| privilege(&error))?;
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);

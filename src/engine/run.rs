@@ -13,12 +13,14 @@ use crate::sys::{
     Aside, CallFailed, Capture, Guard, Predecessor, RawSender, Route, clock, predecessor,
     receive_window_scale,
 };
-use crate::wire::{Segment, Seq, Tuple};
+use crate::wire::{Segment, Seq, Tuple, WallTime};
 use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+/// More than the window that we offered can hold in segments of any useful size.
+const MOST_MISSED: usize = 256;
 /// A closing connection between the same endpoints gets this long to be gone.
 const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -135,14 +137,17 @@ impl Drive {
         let Completed { tcb, last, at } = completed;
         let installed = self.installation.install(tcb, tsval(clock::now()));
         if let Ok(false) = installed {
-            // The peer answered our SYN and waits for this.
-            let now = tsval(clock::now());
+            // The peer answered our SYN and waits for this. No kernel sends anything before it gets
+            // it, but a peer may.
+            let installed_at = clock::now();
+            let now = tsval(installed_at);
             if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps) {
                 let shown = tcb.peer_acknowledges((theirs, now));
                 self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
             }
             let echo = last.options.timestamps.map(|(theirs, _)| (now, theirs));
             self.transmit(&tcb.acknowledge(echo), Purpose::Ack);
+            self.deliver_missed(completed, installed_at);
         }
         let finished = installed.and_then(|_| self.finish_installation());
         let (fd, early_bytes) = match finished {
@@ -167,6 +172,24 @@ impl Drive {
         };
         let unread = socket.unread()?;
         Ok((socket.finish()?, unread))
+    }
+
+    /// Gives the kernel what came in between the handshake's last segment, that included, and the
+    /// installation. What it has already it recognises.
+    fn deliver_missed(&mut self, completed: &Completed, installed_at: WallTime) {
+        let Completed { tcb, last, .. } = completed;
+        let mut missed = vec![Segment { seq: tcb.rcv_nxt, syn: false, ..last.clone() }];
+        while let (true, Ok(Some(captured))) = (missed.len() < MOST_MISSED, self.capture.receive())
+        {
+            let Ok(segment) = Segment::parse(captured.packet) else { continue };
+            if segment.tuple == tcb.tuple.reversed() && captured.at <= installed_at {
+                self.recorder.received(&segment, captured.packet, captured.at, "early");
+                missed.push(segment);
+            }
+        }
+        for segment in missed.iter().filter(|missed| missed.fin || !missed.payload.is_empty()) {
+            self.deliver_locally(segment, "what came early waits for its repetition");
+        }
     }
 
     /// Shows the kernel a segment of the peer over the loopback interface.

@@ -31,8 +31,10 @@ const OPTION_WINDOW_SCALE: u32 = 3;
 const OPTION_SACK_PERMITTED: u32 = 4;
 const OPTION_TIMESTAMPS: u32 = 8;
 
-/// A kernel socket in repair: closed in it, it goes without a word. A filter keeps resets from it,
-/// since those of a handshake are mostly about something else.
+/// A kernel socket in repair: closed in it, it goes without a word. It is deaf until it is the
+/// connection in full, lest it answer with a clock or a window that is not the connection's. From
+/// then on only resets are kept from it, since those of a handshake are mostly about something
+/// else.
 #[derive(Debug)]
 pub struct RepairSocket {
     socket: OwnedFd,
@@ -61,13 +63,13 @@ impl RepairSocket {
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Stream, flags, None).named("socket(SOCK_STREAM)")?;
         set_repair(&socket, TCP_REPAIR_ON)?;
-        Filter::no_reset().attach(&socket)?;
+        Filter::nothing().attach(&socket)?;
         bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).named("bind(TCP_REPAIR)")?;
         Ok(Self { socket })
     }
 
     /// Becomes the connection. No packet is sent. From here on the kernel finds this socket
-    /// instead of the guard, hears what comes in, and answers it.
+    /// instead of the guard; when this returns, it hears what comes in, and answers it.
     ///
     /// # Errors
     /// EADDRNOTAVAIL where another socket has these endpoints.
@@ -105,7 +107,8 @@ impl RepairSocket {
         }
         // struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup
         let window = [tcb.snd_wl1.0, tcb.snd_wnd, tcb.snd_wnd, tcb.rcv_wnd, tcb.rcv_nxt.0];
-        set_tcp(&self.socket, TCP_REPAIR_WINDOW, &window, "setsockopt(TCP_REPAIR_WINDOW)")
+        set_tcp(&self.socket, TCP_REPAIR_WINDOW, &window, "setsockopt(TCP_REPAIR_WINDOW)")?;
+        Filter::no_reset().attach(&self.socket)
     }
 
     /// Bytes that have come in by now and wait to be read.

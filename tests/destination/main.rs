@@ -115,7 +115,7 @@ fn role() {
             stdout.write_all(MARK.as_bytes()).unwrap();
             stdout.flush().unwrap();
         }
-        prepared.deliver(connection.into())
+        prepared.without_variable("ROLE_SECRET".as_ref()).deliver(connection.into())
     });
     std::process::exit(match delivered {
         Ok(status) => status.into(),
@@ -171,6 +171,15 @@ fn a_command_talks_and_its_end_is_the_connections() {
     role.peer.write_all(b"hello\n").unwrap();
     assert_eq!(role.hear(), "got hello\n");
     assert_eq!(role.code(), 7);
+}
+
+#[test]
+fn the_secrets_variable_is_kept_from_the_command() {
+    let script = "echo ${ROLE_SECRET-none} ${ROLE_OTHER-none}";
+    let mut role = start_command("inetd", script, |command| {
+        command.env("ROLE_SECRET", "s").env("ROLE_OTHER", "kept");
+    });
+    assert_eq!(role.hear(), "none kept\n");
 }
 
 #[test]

@@ -68,6 +68,10 @@ impl Command {
         })
     }
 
+    pub(super) fn forget_variable(&mut self, name: &OsStr) {
+        self.program.environment.retain(|(present, _)| present != name);
+    }
+
     pub(super) fn run(self, connection: OwnedFd) -> Result<u8, DestinationError> {
         privilege::raise_for_hand_over()?;
         // While there still is the capability that it takes.

@@ -14,27 +14,30 @@ pub(super) struct Pair<'a> {
     pub(super) event: &'a Event,
     pub(super) sent_ns: Option<i64>,
     pub(super) arrived_ns: Option<i64>,
+    /// It is due at a time that the receiver's record does not cover, so nobody can say whether it
+    /// arrived.
+    pub(super) unseen: bool,
 }
 
-impl Pair<'_> {
-    /// Whether it left when the other end's record was over, so that nobody can say whether it
-    /// arrived. `ends`: when the left and the right end were established.
-    pub(super) fn is_past(&self, ends: [Option<i64>; 2]) -> bool {
-        let [left, right] = ends;
-        let end = if self.from == Side::Left { right } else { left };
-        self.arrived_ns.is_none()
-            && matches!((self.sent_ns, end), (Some(sent), Some(end)) if sent >= end)
-    }
-}
+/// An arrival this near to the end of the receiver's record may have been left out of it.
+const AT_THE_END_NS: i64 = 1_000_000;
 
 /// Pairs the events of the left and the right end; the right end's times are moved by `later`.
 ///
 /// Translation on the way changes addresses and ports but neither sequence numbers nor flags.
 /// Equal packets (a SYN, its repetitions, its opener) are told apart by hop limit, which only
 /// falls, and by the path's delay as the unrepeated packets show it.
-pub(super) fn pair<'a>(left: &'a [Event], right: &'a [Event], later: i64) -> Vec<Pair<'a>> {
-    let mut pairs = one_way(Side::Left, left, right, 0, later);
-    pairs.extend(one_way(Side::Right, right, left, later, 0));
+///
+/// `ends`: when the left and the right end's record was over, as those times count.
+pub(super) fn pair<'a>(
+    left: &'a [Event],
+    right: &'a [Event],
+    later: i64,
+    ends: [Option<i64>; 2],
+) -> Vec<Pair<'a>> {
+    let [left_end, right_end] = ends;
+    let mut pairs = one_way(Side::Left, left, right, [0, later], right_end);
+    pairs.extend(one_way(Side::Right, right, left, [later, 0], left_end));
     pairs
 }
 
@@ -42,8 +45,8 @@ fn one_way<'a>(
     from: Side,
     sender: &'a [Event],
     receiver: &'a [Event],
-    sender_later: i64,
-    receiver_later: i64,
+    [sender_later, receiver_later]: [i64; 2],
+    receiver_end: Option<i64>,
 ) -> Vec<Pair<'a>> {
     let to = from.other();
     let mut pairs: Vec<Pair<'a>> = events(sender, Direction::Sent)
@@ -53,6 +56,7 @@ fn one_way<'a>(
             event,
             sent_ns: Some(event.at_ns.saturating_add(sender_later)),
             arrived_ns: None,
+            unseen: false,
         })
         .collect();
     let arrivals: Vec<(&Event, i64)> = events(receiver, Direction::Received)
@@ -68,8 +72,19 @@ fn one_way<'a>(
         match best {
             Some(pair) => pair.arrived_ns = Some(at),
             // A router made it, or the sender's report is cut short.
-            None => pairs.push(Pair { from, side: to, event, sent_ns: None, arrived_ns: Some(at) }),
+            None => pairs.push(Pair {
+                from,
+                side: to,
+                event,
+                sent_ns: None,
+                arrived_ns: Some(at),
+                unseen: false,
+            }),
         }
+    }
+    for pair in pairs.iter_mut().filter(|pair| pair.arrived_ns.is_none()) {
+        let due = pair.sent_ns.map(|sent| sent.saturating_add(delay).saturating_add(AT_THE_END_NS));
+        pair.unseen = matches!((due, receiver_end), (Some(due), Some(end)) if due >= end);
     }
     pairs
 }
@@ -133,24 +148,25 @@ mod tests {
             event(Direction::Received, 60, "S", 1, 60),
             event(Direction::Received, 90, ".", 2, 60),
         ];
-        let arrived: Vec<_> =
-            pair(&left, &right, 0).iter().map(|p| p.arrived_ns.map(|ns| ns / MS)).collect();
+        let arrived: Vec<_> = pair(&left, &right, 0, [None; 2])
+            .iter()
+            .map(|p| p.arrived_ns.map(|ns| ns / MS))
+            .collect();
         assert_eq!(arrived, [None, None, Some(60), Some(90)]);
     }
 
     #[test]
-    fn what_left_after_the_other_ends_record_is_not_called_lost() {
+    fn what_is_due_after_the_other_ends_record_is_not_called_lost() {
         let left = [event(Direction::Sent, 30, ".", 2, 64)];
-        let pairs = pair(&left, &[], 0);
-        assert!(pairs[0].is_past([None, Some(20 * MS)]));
-        assert!(!pairs[0].is_past([None, Some(31 * MS)]));
-        assert!(!pairs[0].is_past([Some(20 * MS), None]));
+        let unseen = |end: i64| pair(&left, &[], 0, [None, Some(end * MS)])[0].unseen;
+        assert!(unseen(20) && unseen(31));
+        assert!(!unseen(32));
     }
 
     #[test]
     fn a_routers_reset_has_no_sender() {
         let right = [event(Direction::Received, 20, "R", 0, 63)];
-        let pairs = pair(&[], &right, 5 * MS);
+        let pairs = pair(&[], &right, 5 * MS, [None; 2]);
         assert_eq!(pairs.len(), 1);
         assert_eq!((pairs[0].sent_ns, pairs[0].arrived_ns), (None, Some(25 * MS)));
         assert_eq!((pairs[0].from, pairs[0].side), (Side::Left, Side::Right));
