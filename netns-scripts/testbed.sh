@@ -9,7 +9,8 @@ usage: netns-scripts/testbed.sh [COMMAND]
 
   test                   install what is missing, build, run every check and test (default)
   demo                   two hosts behind two NAT routers open one connection
-  bench                  measure, and print the figures as a table
+  bench [FIGURE...]      measure, and print the figures as a table; also to a file with
+                         --json FILE or --markdown FILE
   up [NETWORK OPTION...] make a network and leave it standing
   shell HOST [-- CMD...] a shell, or a command, in host-a, host-b, router-a or router-b of it
   down                   remove it

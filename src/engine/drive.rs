@@ -59,7 +59,7 @@ const RAISE: Duration = Duration::from_millis(50);
 /// processor wakes up some 70 us after the packet came, which is most of what a hand-over takes,
 /// and what the kernel's own connect() does not lose: it answers within the interrupt.
 const EXPECT: Duration = Duration::from_micros(400);
-const LINGER: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_micros(300);
 
 impl Drive {
     /// Runs until the handshake completes.

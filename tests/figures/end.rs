@@ -17,7 +17,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tcp_punch::Punch;
-use tcp_punch::engine::Opener;
+use tcp_punch::engine::{Opener, PunchError};
 use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 
@@ -25,6 +25,9 @@ use crate::job::{How, Job, Outcome, Then};
 
 /// Large enough that system calls do not bound the throughput.
 const BUFFER: usize = 256 << 10;
+
+/// A connection that moves nothing for so long is broken.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// The whole of an end's process.
 pub(crate) fn serve(job: &str) -> Result<(), Box<dyn Error>> {
@@ -34,10 +37,10 @@ pub(crate) fn serve(job: &str) -> Result<(), Box<dyn Error>> {
         Ok(fd) => {
             outcome.fd_ns = Some(clock::now().ns_since(at(&job)));
             if let Err(error) = make_use(fd.into(), job.then, &mut outcome) {
-                outcome.error = Some(error.to_string());
+                outcome.error = Some(format!("{:?}: {error}", job.then));
             }
         }
-        Err(error) => outcome.error = Some(error.to_string()),
+        Err(error) => outcome.error = Some(format!("{:?}: {error}", job.how)),
     }
     serde_json::to_writer(io::stdout(), &outcome)?;
     Ok(())
@@ -60,6 +63,7 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
                     Ok(connection.fd)
                 }
                 Err(failure) => {
+                    outcome.late = matches!(failure.error, PunchError::Late { .. });
                     let error = failure.error.to_string();
                     outcome.report = failure.report.map(|report| *report);
                     Err(error.into())
@@ -69,6 +73,7 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
         How::Connect => {
             let socket = bound(job.port)?;
             limit(&socket, patience)?;
+            outcome.late = clock::now() >= at(job);
             sleep_until(at(job))?;
             connect(socket.as_raw_fd(), &SockaddrStorage::from(job.peer))?;
             Ok(socket)
@@ -93,6 +98,9 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
         How::Accept => {
             let listener = bound(job.port)?;
             listen(&listener, Backlog::new(1)?)?;
+            outcome.late = clock::now() >= at(job);
+            let patience = clock::now().until(at(job)) + patience;
+            setsockopt(&listener, sockopt::ReceiveTimeout, &time_val(patience))?;
             let fd = accept(listener.as_raw_fd())?;
             // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
             #[expect(unsafe_code, reason = "accept(2) returns a bare number")]
@@ -112,8 +120,11 @@ fn bound(port: u16) -> nix::Result<OwnedFd> {
 
 /// connect(2) waits no longer than the send timeout.
 fn limit(socket: &OwnedFd, patience: Duration) -> nix::Result<()> {
-    let patience = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(i64::MAX));
-    setsockopt(socket, sockopt::SendTimeout, &patience)
+    setsockopt(socket, sockopt::SendTimeout, &time_val(patience))
+}
+
+fn time_val(duration: Duration) -> TimeVal {
+    TimeVal::microseconds(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
 }
 
 fn sleep_until(at: WallTime) -> nix::Result<()> {
@@ -129,6 +140,8 @@ fn sleep_until(at: WallTime) -> nix::Result<()> {
 }
 
 fn make_use(mut stream: TcpStream, then: Then, outcome: &mut Outcome) -> io::Result<()> {
+    stream.set_read_timeout(Some(STALLED))?;
+    stream.set_write_timeout(Some(STALLED))?;
     match then {
         Then::Close => {}
         Then::Exchange { bytes } => {

@@ -55,6 +55,8 @@ pub(crate) struct Outcome {
     /// When the caller had the descriptor, relative to the instant; absent when it never did.
     pub(crate) fd_ns: Option<i64>,
     pub(crate) error: Option<String>,
+    /// The instant had passed before the end was ready: a busy machine's fault, not the method's.
+    pub(crate) late: bool,
     /// The product's own report.
     pub(crate) report: Option<Report>,
     /// TCP_INFO's tcpi_total_retrans after everything was read and acknowledged.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tcp_punch::sys::clock;
 
 use crate::job::{How, Then};
-use crate::pair::{Meeting, Pair};
+use crate::pair::{Meeting, NOTICE, Pair};
 use crate::sample::Sample;
 use crate::table::{Measured, Row};
 
-const RUNS: usize = 9;
-const SENDING_MS: u64 = 1500;
+const RUNS: usize = 25;
+const SENDING_MS: u64 = 700;
 const PUNCH: [How; 2] = [How::Punch { opener: true }; 2];
 /// Host b has a public address in this figure, so that the kernel can make its connection in the
 /// ordinary way on the same path.
@@ -65,7 +65,7 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
 /// Megabits per second.
 fn rate(pair: &Pair, how: [How; 2]) -> Result<f64, Box<dyn Error>> {
     let meeting = Meeting {
-        at: clock::now().after(Duration::from_millis(200)),
+        at: clock::now().after(NOTICE),
         skew: Duration::ZERO,
         how,
         then: [Then::Send { ms: SENDING_MS }, Then::Receive],
