@@ -59,6 +59,13 @@ pub struct PunchArgs {
     /// Environment variable with the shared secret
     #[arg(long, value_name = "NAME")]
     pub key_env: Option<OsString>,
+    /// Ways to meet, with commas between: auto, or any of syn, syn-ack, mid-stream (the last two
+    /// need a key)
+    #[arg(long, value_name = "LIST", default_value = "auto")]
+    pub strategy: String,
+    /// Punch N consecutive ports at once, both ends alike; the first to finish wins
+    #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
+    pub spread: String,
     /// Hop limit of the low-TTL opener: auto (first hop past the outermost NAT), off, or 1 to 255
     #[arg(long, value_name = "auto|off|TTL", default_value = "auto")]
     pub opener: String,

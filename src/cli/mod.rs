@@ -13,6 +13,7 @@ pub mod log;
 pub mod opener;
 pub mod outcome;
 pub mod punch;
+pub mod race;
 pub mod records;
 pub mod secret;
 pub mod span;

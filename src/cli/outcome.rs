@@ -28,6 +28,7 @@ pub fn status(error: &PunchError) -> Status {
         | PunchError::Guard(GuardError::PortInUse(_) | GuardError::NotOurs(_))
         | PunchError::TupleInUse(_)
         | PunchError::Late { .. }
+        | PunchError::Strategy(_)
         | PunchError::Pcap(_) => Status::Usage,
         PunchError::Guard(GuardError::Privileged(_)) => Status::Privilege,
         PunchError::Route(_) => Status::Impossible,

@@ -5,7 +5,7 @@ use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, opener, outcome, secret, span, when};
+use super::{Failure, Status, choice, endpoint, opener, outcome, race, secret, span, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::punch::Key;
 use crate::sys::capability::{self, CapabilityError};
@@ -109,6 +109,9 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         ));
     }
     let opener = opener::parse(&args.opener)?;
+    let strategies =
+        race::strategies(&args.strategy, args.key.is_some() || args.key_env.is_some())?;
+    let spread = race::spread(&args.spread)?;
     let destination = choice::destination(&args.destination)?;
     distinct(args)?;
     let key = key(args)?;
@@ -123,6 +126,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     capability::require().map_err(|error| privilege(&error))?;
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
+    punch = punch.strategies(strategies).spread(spread);
     if let Some(local) = local {
         punch = punch.local_port(local.port);
         if let Some(ip) = local.ip {

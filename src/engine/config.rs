@@ -1,6 +1,7 @@
 //! What one attempt is asked to do.
 
-use crate::wire::WallTime;
+use crate::punch::{Strategies, Strategy};
+use crate::wire::{Tuple, WallTime};
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -27,6 +28,8 @@ pub struct Punch {
     pub(crate) local_port: u16,
     pub(crate) timeout: Duration,
     pub(crate) key: Option<crate::punch::Key>,
+    pub(crate) strategies: Strategies,
+    pub(crate) spread: u16,
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
     pub(crate) pcap: Option<File>,
@@ -53,6 +56,8 @@ impl Punch {
             local_port: peer.port(),
             timeout: Duration::from_secs(10),
             key: None,
+            strategies: Strategies::Auto,
+            spread: 1,
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
             pcap: None,
@@ -90,6 +95,22 @@ impl Punch {
         self
     }
 
+    /// The ways to meet that are tried; default: all that the ends can do.
+    pub fn strategies(mut self, strategies: Strategies) -> Self {
+        self.strategies = strategies;
+        self
+    }
+
+    /// Punch so many consecutive ports at once, from the local and the peer's port upward; both
+    /// ends alike. At least 1, at most [`Punch::WIDEST_SPREAD`].
+    pub fn spread(mut self, ports: u16) -> Self {
+        self.spread = ports.clamp(1, Self::WIDEST_SPREAD);
+        self
+    }
+
+    /// The most consecutive ports that are punched at once.
+    pub const WIDEST_SPREAD: u16 = 64;
+
     /// How the low-TTL opener is sent.
     pub fn opener(mut self, opener: Opener) -> Self {
         self.opener = opener;
@@ -108,10 +129,81 @@ impl Punch {
         self
     }
 
+    /// What is raced, the first preferred.
+    pub(crate) fn tuples(&self, first: Tuple) -> Vec<(Tuple, Strategy)> {
+        let key = self.key.is_some();
+        let by_syn = [Strategy::SynAck, Strategy::Syn]
+            .into_iter()
+            .find(|strategy| self.strategies.includes(*strategy, key));
+        let by_syn = by_syn.map(|strategy| (0..self.spread).map(move |n| (n, strategy)));
+        let mid_stream = self.strategies.includes(Strategy::MidStream, key);
+        let next = if by_syn.is_some() { self.spread } else { 0 };
+        let mid_stream = mid_stream.then_some((next, Strategy::MidStream));
+        by_syn
+            .into_iter()
+            .flatten()
+            .chain(mid_stream)
+            .filter_map(|(nth, strategy)| Some((neighbour(first, nth, self.spread)?, strategy)))
+            .collect()
+    }
+
     /// The punch ends as [`PunchError::Interrupted`](crate::engine::PunchError::Interrupted) when
     /// this descriptor becomes readable: a signalfd, a pipe, an eventfd. Nothing is read from it.
     pub fn interrupt(mut self, fd: OwnedFd) -> Self {
         self.interrupt = Some(fd);
         self
+    }
+}
+
+/// The tuple `nth` places further, the same for both ends of a pair of port-preserving routers:
+/// upward, or downward where the numbers end within `spread`.
+fn neighbour(tuple: Tuple, nth: u16, spread: u16) -> Option<Tuple> {
+    let Tuple { mut local, mut remote } = tuple;
+    let highest = local.port().max(remote.port());
+    let upward = highest.checked_add(spread).is_some();
+    let shifted = |port: u16| {
+        let port = if upward { port.checked_add(nth) } else { port.checked_sub(nth) };
+        port.filter(|port| *port > 0)
+    };
+    local.set_port(shifted(local.port())?);
+    remote.set_port(shifted(remote.port())?);
+    Some(Tuple { local, remote })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::punch::Key;
+
+    fn raced(local: u16, peer: u16, strategies: &str, key: bool) -> Vec<(u16, u16, Strategy)> {
+        let remote = SocketAddr::from(([203, 0, 113, 1], peer));
+        let mut punch = Punch::new(remote, WallTime::from_unix_ns(0))
+            .strategies(strategies.parse().unwrap())
+            .spread(2);
+        if key {
+            punch = punch.key(Key::from_bytes([7; 32]));
+        }
+        let tuple = Tuple { local: SocketAddr::from(([192, 168, 1, 2], local)), remote };
+        let raced = punch.tuples(tuple).into_iter();
+        raced.map(|(tuple, strategy)| (tuple.local.port(), tuple.remote.port(), strategy)).collect()
+    }
+
+    #[test]
+    fn mid_stream_gets_a_tuple_of_its_own_beside_the_others() {
+        use Strategy::{MidStream, Syn, SynAck};
+        assert_eq!(raced(40, 50, "auto", false), [(40, 50, Syn), (41, 51, Syn)]);
+        assert_eq!(
+            raced(40, 50, "auto", true),
+            [(40, 50, SynAck), (41, 51, SynAck), (42, 52, MidStream)]
+        );
+        assert_eq!(raced(40, 50, "mid-stream", true), [(40, 50, MidStream)]);
+    }
+
+    #[test]
+    fn both_ends_go_the_same_way_where_the_port_numbers_end() {
+        let ours = raced(65_534, 50, "syn", false);
+        let theirs = raced(50, 65_534, "syn", false);
+        assert_eq!(ours[1], (65_533, 49, Strategy::Syn));
+        assert_eq!(theirs[1], (49, 65_533, Strategy::Syn));
     }
 }

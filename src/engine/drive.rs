@@ -1,5 +1,5 @@
-//! Drives one attempt: carries segments between the attempt and the network, and calls it when
-//! time has passed.
+//! Drives one race: carries segments between it and the network, and calls it when time has
+//! passed.
 
 use super::config::Progress;
 use super::error::PunchError;
@@ -7,20 +7,22 @@ use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
-use crate::punch::{Attempt, EstablishedTcb, Output, Purpose, tsval};
+use crate::punch::{Batch, EstablishedTcb, Output, Purpose, Race, tsval};
 use crate::sys::{CallFailed, Capture, Checksum, Guard, Priority, RawSender, clock, wait_readable};
 use crate::wire::{Icmp, Quote, Segment, Tuple, WallTime};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-/// All that one attempt holds open.
+/// All that one punch holds open.
 pub(super) struct Drive {
+    /// The connection that stands, or the likeliest one.
     pub(super) tuple: Tuple,
     pub(super) at: WallTime,
-    pub(super) attempt: Attempt,
+    pub(super) race: Race,
     pub(super) sender: RawSender,
     pub(super) capture: Capture,
-    pub(super) guard: Guard,
+    pub(super) guards: Vec<Guard>,
     pub(super) installation: Installation,
     pub(super) recorder: Recorder,
     pub(super) prober: Option<Prober>,
@@ -69,21 +71,23 @@ impl Drive {
     ) -> Result<Completed, PunchError> {
         let mut last = None;
         loop {
-            while let Some(output) = self.attempt.poll() {
+            while let Some(output) = self.race.poll() {
                 match output {
                     Output::Prepare(tcb) => {
                         let tsval = tsval(clock::now());
                         self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
                     }
                     Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
+                    Output::Spray(segment, batch) => self.spray(&segment, &batch),
                     Output::Established(tcb) => {
                         // A segment established it, and the last one kept is that.
                         let Some((last, at)) = last.take() else { continue };
+                        self.tuple = tcb.tuple;
                         return Ok(Completed { tcb, last, at });
                     }
                     Output::Expired => {
                         return Err(PunchError::expired(
-                            self.attempt.evidence(),
+                            &self.race.evidence(),
                             self.fired_id.is_some(),
                             self.send_error.clone(),
                         ));
@@ -94,7 +98,7 @@ impl Drive {
             if now >= self.at.before(RAISE) {
                 self.priority.get_or_insert_with(Priority::raise);
             }
-            if let Some(due) = self.attempt.fires_at().filter(|due| now >= due.before(SPIN)) {
+            if let Some(due) = self.race.fires_at().filter(|due| now >= due.before(SPIN)) {
                 self.fire(due);
                 progress(Progress::Fired);
                 continue;
@@ -104,8 +108,8 @@ impl Drive {
                 continue;
             }
             self.decide_opener(now);
-            if self.attempt.poll_timeout().is_some_and(|due| due <= now) {
-                self.attempt.handle_timeout(now);
+            if self.race.poll_timeout().is_some_and(|due| due <= now) {
+                self.race.handle_timeout(now);
                 continue;
             }
             self.note_transmissions();
@@ -131,7 +135,7 @@ impl Drive {
         let (packet, at) = (captured.packet, captured.at);
         if let Some(icmp) = Icmp::parse(packet) {
             let what = match icmp.about {
-                Quote::Tcp(tuple) if tuple == self.tuple => self.attempt.handle_icmp(&icmp),
+                Quote::Tcp(tuple) if self.race.covers(tuple) => self.race.handle_icmp(tuple, &icmp),
                 Quote::Tcp(_) => return None,
                 Quote::Echo { .. } => {
                     if !self.prober.as_mut().is_some_and(|prober| prober.handle(&icmp)) {
@@ -142,7 +146,11 @@ impl Drive {
                     "answer to a probe"
                 }
             };
-            self.recorder.received_icmp(&icmp, self.tuple, packet, at, what);
+            let tuple = match icmp.about {
+                Quote::Tcp(tuple) => tuple,
+                Quote::Echo { .. } => self.tuple,
+            };
+            self.recorder.received_icmp(&icmp, tuple, packet, at, what);
             return None;
         }
         let segment = Segment::parse(packet).ok()?;
@@ -150,12 +158,12 @@ impl Drive {
             self.recorder.received(&segment, packet, at, "damaged, ignored");
             return None;
         }
-        if segment.tuple != self.tuple.reversed() {
-            self.attempt.handle_other_port(&segment);
+        if !self.race.covers(segment.tuple.reversed()) {
+            self.race.handle_other_port(&segment);
             self.recorder.received(&segment, packet, at, "from another port of the peer");
             return None;
         }
-        let what = self.attempt.handle_segment(&segment, at.max(clock::now()));
+        let what = self.race.handle_segment(&segment, at.max(clock::now()));
         self.recorder.received(&segment, packet, at, what);
         Some((segment, at))
     }
@@ -173,6 +181,22 @@ impl Drive {
             }
             Err(error) => self.refused(error),
         }
+    }
+
+    /// Sends `segment` on many tuples.
+    pub(super) fn spray(&mut self, segment: &Segment, batch: &Batch) {
+        let Some(search) = self.race.search() else { return };
+        let Tuple { local, remote } = self.tuple;
+        for place in batch.tuples.clone() {
+            let (from, to) = search.tuple(place);
+            let tuple = Tuple {
+                local: SocketAddr::new(local.ip(), from),
+                remote: SocketAddr::new(remote.ip(), to),
+            };
+            let packet = Segment { tuple, ..segment.clone() }.to_packet();
+            let _ = self.sender.send(&packet);
+        }
+        self.recorder.packets.sent += batch.tuples.len() as u64;
     }
 
     /// The system would not send; it may the next time.
@@ -202,7 +226,10 @@ impl Drive {
         if prober.poll_timeout().is_some_and(|due| due <= now) {
             let opener = prober.decide(now);
             if let Some(opener) = opener {
-                self.attempt.set_opener(opener);
+                self.race.set_opener(opener);
+            }
+            if let Some(one_way) = self.one_way {
+                self.race.set_one_way(one_way);
             }
             super::clock_check::warn_if_loose(self.one_way);
         }
@@ -226,8 +253,8 @@ impl Drive {
         }
         let due = [
             expect,
-            self.attempt.poll_timeout(),
-            self.attempt.fires_at().map(|at| at.before(SPIN)),
+            self.race.poll_timeout(),
+            self.race.fires_at().map(|at| at.before(SPIN)),
             self.prober.as_ref().and_then(Prober::poll_timeout),
             (now < self.at).then(|| now.after(TICK)),
             Some(self.at.before(RAISE)).filter(|raise| now < *raise),

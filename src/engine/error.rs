@@ -1,7 +1,7 @@
 //! Why a punch failed: what happened, and what to do.
 
 use super::report::Report;
-use crate::punch::{Cause, Evidence};
+use crate::punch::{Cause, Evidence, StrategyError};
 use crate::sys::{CallFailed, GuardError, RouteError};
 use crate::wire::Tuple;
 
@@ -30,6 +30,9 @@ pub enum PunchError {
     /// This kernel cannot install a connection.
     #[error("this kernel has no TCP_REPAIR")]
     NoRepair,
+    /// The strategies asked for need a key.
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
     /// The instant has passed before anything could be sent.
     #[error("the instant passed {late_ms} ms ago")]
     Late {
@@ -94,6 +97,7 @@ impl PunchError {
             Self::Guard(GuardError::Privileged(_)) => {
                 "choose a port above 1023, or run as root".into()
             }
+            Self::Strategy(_) => "give both sides the same secret with --key, or leave --strategy at auto".into(),
             Self::TupleInUse(_) => "end it first, or choose another port with --local PORT".into(),
             Self::NoRepair => "use a kernel built with CONFIG_CHECKPOINT_RESTORE, as distributions build theirs".into(),
             Self::Late { .. } => "agree on an instant some seconds ahead".into(),

@@ -16,18 +16,24 @@ const STAMP_PATIENCE: Duration = Duration::from_micros(100);
 /// Later than this is worth a warning.
 const LATE: Duration = Duration::from_millis(1);
 
+/// Whether this is sent when the peer sends the same.
+fn is_timed(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Syn | Purpose::Probe | Purpose::Retransmission)
+}
+
 impl Drive {
     /// Spins until `due` and sends the SYN, early by what sending costs. Answers that come in
     /// meanwhile wait in the capture.
     pub(super) fn fire(&mut self, due: WallTime) {
-        self.attempt.handle_timeout(due);
-        let outputs: Vec<_> = std::iter::from_fn(|| self.attempt.poll()).collect();
+        self.race.handle_timeout(due);
+        let outputs: Vec<_> = std::iter::from_fn(|| self.race.poll()).collect();
         for output in outputs {
             match output {
-                Output::Transmit(syn, purpose @ (Purpose::Syn | Purpose::Retransmission)) => {
+                Output::Transmit(syn, purpose) if is_timed(purpose) => {
                     self.send_on_time(&syn, purpose, due);
                 }
                 Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
+                Output::Spray(segment, batch) => self.spray(&segment, &batch),
                 Output::Prepare(_) | Output::Established(_) | Output::Expired => {}
             }
         }
@@ -48,13 +54,13 @@ impl Drive {
             Ok(id) => {
                 self.send_error = None;
                 self.recorder.sent(syn, &packet, now, id, purpose.words());
-                if purpose == Purpose::Syn {
+                if self.fired_id.is_none() {
                     self.fired_id = Some(id);
                 }
             }
             Err(error) => self.refused(error),
         }
-        if purpose == Purpose::Syn && now > due.after(LATE) {
+        if purpose != Purpose::Retransmission && now > due.after(LATE) {
             tracing::warn!("the SYN left {:?} after the instant", due.until(now));
         }
     }

@@ -1,10 +1,11 @@
-//! The kernel socket of an attempt: made before the instant, the connection from the peer's SYN on.
+//! The kernel sockets of a punch: made before the instant, the connection from the peer's SYN on.
 
 use crate::punch::EstablishedTcb;
 use crate::sys::{CallFailed, RepairSocket};
+use crate::wire::Tuple;
 use std::net::SocketAddr;
 
-/// The socket as far as it has got.
+/// The sockets as far as they have got.
 ///
 /// A connection is installed when the peer's SYN comes in, before that is answered: the peer can
 /// be established by the answer at the earliest, so the kernel hears every byte that it ever
@@ -12,41 +13,49 @@ use std::net::SocketAddr;
 /// socket goes without a word (closing in repair sends nothing) and another takes its place.
 #[derive(Debug)]
 pub(super) struct Installation {
-    local: SocketAddr,
-    spare: Option<RepairSocket>,
-    installed: Option<(EstablishedTcb, RepairSocket)>,
+    spare: Option<(SocketAddr, RepairSocket)>,
+    installed: Vec<(EstablishedTcb, RepairSocket)>,
 }
 
+/// An end that does not nominate answers wherever it is called, but keeps no more sockets than
+/// this; the peer nominates one of the first.
+const MOST_INSTALLED: usize = 16;
+
 impl Installation {
-    /// Makes the socket.
+    /// Makes a socket on the port that is likeliest to be needed.
     ///
     /// # Errors
     /// As [`RepairSocket::new`].
     pub(super) fn new(local: SocketAddr) -> Result<Self, CallFailed> {
-        Ok(Self { local, spare: Some(RepairSocket::new(local)?), installed: None })
+        Ok(Self { spare: Some((local, RepairSocket::new(local)?)), installed: Vec::new() })
     }
 
-    /// Makes it this connection, unless it is already. Returns whether it was.
+    /// Installs this connection, unless it is already. Returns whether it was.
     ///
     /// # Errors
     /// As [`RepairSocket::establish`].
     pub(super) fn install(&mut self, tcb: &EstablishedTcb, tsval: u32) -> Result<bool, CallFailed> {
-        if self.installed.as_ref().is_some_and(|(installed, _)| installed.is_same(tcb)) {
+        if self.installed.iter().any(|(installed, _)| installed.is_same(tcb)) {
             return Ok(true);
         }
         // The endpoints have to be free before they are taken again.
-        self.installed = None;
-        let socket = match self.spare.take() {
-            Some(spare) => spare,
-            None => RepairSocket::new(self.local)?,
+        self.installed.retain(|(installed, _)| installed.tuple != tcb.tuple);
+        if self.installed.len() >= MOST_INSTALLED {
+            self.installed.remove(0);
+        }
+        let local = tcb.tuple.local;
+        let socket = match self.spare.take_if(|(bound, _)| *bound == local) {
+            Some((_, spare)) => spare,
+            None => RepairSocket::new(local)?,
         };
         socket.establish(tcb, tsval)?;
-        self.installed = Some((tcb.clone(), socket));
+        self.installed.push((tcb.clone(), socket));
         Ok(false)
     }
 
-    /// The socket of the connection, if one is installed.
-    pub(super) fn take(&mut self) -> Option<RepairSocket> {
-        self.installed.take().map(|(_, socket)| socket)
+    /// The socket of this connection, if it is installed. The others go.
+    pub(super) fn take(&mut self, tuple: Tuple) -> Option<RepairSocket> {
+        let installed = std::mem::take(&mut self.installed);
+        installed.into_iter().find(|(tcb, _)| tcb.tuple == tuple).map(|(_, socket)| socket)
     }
 }

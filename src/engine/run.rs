@@ -8,7 +8,9 @@ use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
 use super::{Connection, clock_check};
-use crate::punch::{Attempt, AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, tsval};
+use crate::punch::{
+    AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, Strategy, tsval,
+};
 use crate::sys::{
     Aside, CallFailed, Capture, Guard, Predecessor, RawSender, Route, clock, predecessor,
     receive_window_scale,
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// More than the window that we offered can hold in segments of any useful size.
 const MOST_MISSED: usize = 256;
+/// What both ends offer at least, three quarters of what the field holds.
+const LEAST_WINDOW: u16 = 0xc000;
 /// A closing connection between the same endpoints gets this long to be gone.
 const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -49,13 +53,14 @@ impl Punch {
             let late_ms = u64::try_from(self.at.until(now).as_millis()).unwrap_or(u64::MAX);
             return Err(PunchError::Late { late_ms });
         }
+        self.strategies.check(self.key.is_some())?;
         let route = Route::to(self.peer.ip(), self.local_ip)?;
         let tuple =
             Tuple { local: SocketAddr::new(route.local_ip, self.local_port), remote: self.peer };
         tracing::debug!(%tuple, interface = route.interface, "route");
-        make_way(tuple)?;
-        let guard = Guard::new(tuple.local)?;
-        let capture = Capture::new(route.interface_index, tuple.local, tuple.remote.ip())?;
+        let (guards, tuples) = guard(self.tuples(tuple))?;
+        let ports: Vec<u16> = tuples.iter().map(|(tuple, _)| tuple.local.port()).collect();
+        let capture = Capture::new(route.interface_index, &ports, tuple.remote.ip())?;
         let sender = RawSender::new(route.local_ip, tuple.remote.ip())?;
         let installation = Installation::new(tuple.local).map_err(|failed| match failed.errno {
             Errno::ENOPROTOOPT => PunchError::NoRepair,
@@ -65,22 +70,26 @@ impl Punch {
             Recorder::new(self.at, self.pcap, &route.interface).map_err(PunchError::Pcap)?;
         let random = random()?;
         let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.at));
-        let attempt = Attempt::new(AttemptConfig {
+        let strategy = tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy);
+        let attempt = AttemptConfig {
             tuple,
             at: self.at,
             timeout: self.timeout,
             iss,
             expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
-            offer: offer(&route),
+            offer: offer(&route, (random >> 48) as u16),
+            strategy,
+            racing: false,
             seed: random,
-        });
+        };
+        let race = Race::new(RaceConfig { attempt, tuples, search: None });
         let mut drive = Drive {
             tuple,
             at: self.at,
-            attempt,
+            race,
             sender,
             capture,
-            guard,
+            guards,
             installation,
             recorder,
             prober: None,
@@ -113,7 +122,7 @@ impl Drive {
                 self.opener =
                     OpenerReport { ttl: Some(hop_limit), why: "as asked".into(), path: vec![] };
                 let at = self.at.before(lead);
-                self.attempt.set_opener(LowTtlSyn { hop_limit, at });
+                self.race.set_opener(LowTtlSyn { hop_limit, at });
             }
             Opener::Auto if on_link => {
                 self.opener.why = "the peer is on this host's own network".into()
@@ -167,7 +176,7 @@ impl Drive {
     }
 
     fn finish_installation(&mut self) -> Result<(OwnedFd, u32), CallFailed> {
-        let Some(socket) = self.installation.take() else {
+        let Some(socket) = self.installation.take(self.tuple) else {
             return Err(CallFailed { call: "installation", errno: Errno::ENOTCONN });
         };
         let unread = socket.unread()?;
@@ -227,7 +236,7 @@ impl Drive {
         Report {
             schema_version: Report::SCHEMA_VERSION,
             outcome,
-            strategy: "syn".into(),
+            strategy: self.race.strategy().traits().name.into(),
             tuple: self.tuple.into(),
             fired: self.fired.clone(),
             timeline,
@@ -236,7 +245,10 @@ impl Drive {
             fd_ns: None,
             handover: None,
             packets: self.recorder.packets,
-            rst: Resets { own_suppressed: self.guard.swallowed(), foreign: self.recorder.resets },
+            rst: Resets {
+                own_suppressed: self.guards.iter().map(Guard::swallowed).sum(),
+                foreign: self.recorder.resets,
+            },
             opener: std::mem::take(&mut self.opener),
             clock: clock_check::report(self.one_way),
             nat: self
@@ -258,8 +270,8 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        let Self { guard, capture, sender, priority, .. } = self;
-        drop(guard);
+        let Self { guards, capture, sender, priority, .. } = self;
+        drop(guards);
         aside.close((capture, sender, priority));
     }
 }
@@ -290,15 +302,34 @@ fn make_way(tuple: Tuple) -> Result<(), PunchError> {
     }
 }
 
-/// What a kernel socket would offer on this route.
-fn offer(route: &Route) -> Offer {
+/// Guards the local port of every tuple. One that another program has is left out, except the
+/// first, which was asked for.
+fn guard(tuples: Vec<(Tuple, Strategy)>) -> Result<(Vec<Guard>, Raced), PunchError> {
+    let (mut guards, mut guarded) = (Vec::new(), Vec::new());
+    for (tuple, strategy) in tuples {
+        let taken = make_way(tuple).and_then(|()| Ok(Guard::new(tuple.local)?));
+        match taken {
+            Ok(guard) => {
+                guards.push(guard);
+                guarded.push((tuple, strategy));
+            }
+            Err(error) if guarded.is_empty() => return Err(error),
+            Err(error) => tracing::warn!("{strategy} on {tuple} is left out: {error}"),
+        }
+    }
+    Ok((guards, guarded))
+}
+
+type Raced = Vec<(Tuple, Strategy)>;
+
+/// What a kernel socket would offer on this route, with a window that no two ends are likely to
+/// have in common: the larger one nominates.
+fn offer(route: &Route, random: u16) -> Offer {
     let headers = if route.local_ip.is_ipv6() { 60 } else { 40 };
-    let window_scale = receive_window_scale();
     Offer {
         mss: u16::try_from(route.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).max(88),
-        window_scale,
-        // As large as the field allows, and whole in the units of every later segment.
-        window: u16::MAX >> window_scale << window_scale,
+        window_scale: receive_window_scale(),
+        window: LEAST_WINDOW | random >> 2,
     }
 }
 

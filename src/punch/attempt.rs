@@ -1,7 +1,9 @@
 //! One attempt on one tuple: what leaves when, and what each arrival means.
 
 use super::evidence::Evidence;
-use super::handshake::{Handshake, Offer, Reaction};
+use super::exchange::Exchange;
+use super::handshake::{Offer, Reaction};
+use super::strategy::{First, Strategy};
 use super::tcb::EstablishedTcb;
 use crate::wire::{Icmp, IcmpKind, Segment, Seq, Tuple, WallTime};
 use std::collections::VecDeque;
@@ -21,8 +23,12 @@ const STEP_NOTICE: Duration = Duration::from_millis(20);
 /// Resets call for openers at most this often, so that a flood of them draws no flood.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(20);
 
+/// A SYN-ACK leaves unasked so long after the peer's SYN should have come in: clocks differ, and
+/// our router has to have seen that SYN. Early ones do no harm, they are just lost.
+const SPECULATION_GRACE: Duration = Duration::from_millis(4);
+
 /// What an attempt is made of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct AttemptConfig {
     /// The connection.
     pub tuple: Tuple,
@@ -36,6 +42,11 @@ pub struct AttemptConfig {
     pub expected_irs: Option<[Seq; 3]>,
     /// What our SYN offers.
     pub offer: Offer,
+    /// How; [`Strategy::SynAck`] begins as [`Strategy::Syn`] does.
+    pub strategy: Strategy,
+    /// Whether other tuples are tried as well, or SYN-ACKs may come unasked: see
+    /// [`Handshake::racing`](super::Handshake::racing).
+    pub racing: bool,
     /// Sets the retransmissions of both ends apart: two that repeat in step would miss each other
     /// in step.
     pub seed: u64,
@@ -74,6 +85,10 @@ pub enum Purpose {
     Reopener,
     /// The SYN of the instant.
     Syn,
+    /// The probe of the instant, where no SYN is sent.
+    Probe,
+    /// Answers the SYN that the peer has sent by now, though it never came in.
+    UnaskedSynAck,
     /// Answers the peer's SYN.
     SynAck,
     /// Completes the handshake.
@@ -86,10 +101,14 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct Attempt {
     config: AttemptConfig,
-    handshake: Handshake,
+    exchange: Exchange,
     fired: bool,
+    /// When the SYN-ACK leaves unasked, if it does.
+    speculate_at: Option<WallTime>,
     opener: Option<Opener>,
     opener_due: Option<Opener>,
+    /// What the peer offered when it was first heard.
+    peer_window: Option<u16>,
     transmit_at: WallTime,
     /// Whether the peer is taken to send at `transmit_at` too, so that it is met to the microsecond.
     in_step: bool,
@@ -104,8 +123,11 @@ impl Attempt {
     /// An attempt that has sent nothing yet.
     pub fn new(config: AttemptConfig) -> Self {
         Self {
-            handshake: Handshake::new(config.tuple, config.iss, config.offer, config.expected_irs),
+            exchange: Exchange::new(&config),
             fired: false,
+            speculate_at: (config.strategy.traits().speculates)
+                .then(|| config.at.after(FIRST_RETRANSMISSION)),
+            peer_window: None,
             opener: None,
             opener_due: None,
             transmit_at: config.at,
@@ -119,6 +141,51 @@ impl Attempt {
         }
     }
 
+    /// An attempt whose opener and SYN have left already: one of a search's many.
+    pub fn begun(config: AttemptConfig, now: WallTime) -> Self {
+        let mut attempt = Self { fired: true, speculate_at: None, ..Self::new(config) };
+        attempt.schedule(now);
+        attempt
+    }
+
+    /// The connection.
+    pub fn tuple(&self) -> Tuple {
+        self.config.tuple
+    }
+
+    /// The strategy as it came to pass: the one asked for, or what it fell back on.
+    pub fn strategy(&self) -> Strategy {
+        self.exchange.strategy()
+    }
+
+    /// The window that the peer offered, bytes, once it was heard.
+    pub fn peer_window(&self) -> Option<u16> {
+        self.peer_window
+    }
+
+    /// What leaves first, with timestamp value of `now`.
+    pub fn first(&self, now: WallTime) -> Segment {
+        self.exchange.first(tsval(now))
+    }
+
+    /// Whether the peer was heard here and its acknowledgment is awaited, or has come.
+    pub fn is_answering(&self) -> bool {
+        self.ended || self.exchange.is_answering()
+    }
+
+    /// So long it takes to the peer, as far as probes tell.
+    pub fn set_one_way(&mut self, one_way: Duration) {
+        if self.speculate_at.is_some() {
+            // The peer's SYN comes by our router before it would come in.
+            self.speculate_at = Some(self.config.at.after(one_way * 3 / 2 + SPECULATION_GRACE));
+        }
+    }
+
+    /// Sends nothing unasked any more: the peer was heard on another tuple.
+    pub fn stop_speculating(&mut self) {
+        self.speculate_at = None;
+    }
+
     /// Sends this opener when its time comes, and again after resets. The path is known only after
     /// the attempt has begun to listen.
     pub fn set_opener(&mut self, opener: Opener) {
@@ -129,7 +196,7 @@ impl Attempt {
     /// When a SYN is due that has to leave on the microsecond, if one is: at the instant, or in step
     /// with the peer later.
     pub fn fires_at(&self) -> Option<WallTime> {
-        let waits = !self.ended && !self.handshake.is_syn_received();
+        let waits = !self.ended && !self.exchange.is_answering();
         (waits && self.in_step).then_some(self.transmit_at)
     }
 
@@ -138,15 +205,18 @@ impl Attempt {
         if self.ended {
             return "after the end";
         }
-        let reaction = self.handshake.receive(segment, tsval(now));
+        let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
             Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
-            Reaction::Answered { tcb, answers, what } => {
-                let [syn_ack, ack] = *answers;
+            Reaction::Answered { tcb, answers, window, what } => {
+                self.speculate_at = None;
+                self.peer_window = Some(window);
                 self.outputs.push_back(Output::Prepare(tcb));
-                self.outputs.push_back(Output::Transmit(syn_ack, Purpose::SynAck));
-                self.outputs.push_back(Output::Transmit(ack, Purpose::Ack));
+                self.outputs.extend(answers.into_iter().map(|answer| {
+                    let purpose = if answer.syn { Purpose::SynAck } else { Purpose::Ack };
+                    Output::Transmit(answer, purpose)
+                }));
                 self.transmissions = 0;
                 self.schedule(now);
                 what
@@ -197,14 +267,22 @@ impl Attempt {
         if let Some(opener) = self.opener_due.take_if(|opener| opener.at <= now) {
             self.push_opener(opener, Purpose::Opener, now);
         }
+        if self.speculate_at.take_if(|at| *at <= now).is_some() {
+            let segment = self.exchange.speculate(tsval(now));
+            self.outputs
+                .extend(segment.map(|segment| Output::Transmit(segment, Purpose::UnaskedSynAck)));
+        }
         if self.transmit_at <= now {
-            let purpose = match (self.fired, self.handshake.is_syn_received()) {
+            let purpose = match (self.fired, self.exchange.is_answering()) {
+                (false, false) if self.config.strategy.traits().first == First::Probe => {
+                    Purpose::Probe
+                }
                 (false, false) => Purpose::Syn,
                 _ => Purpose::Retransmission,
             };
-            self.fired |= purpose == Purpose::Syn;
+            self.fired |= purpose != Purpose::Retransmission;
             let nth = self.transmissions.saturating_sub(1);
-            let segment = self.handshake.retransmission(nth, tsval(now));
+            let segment = self.exchange.retransmission(nth, tsval(now));
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
             self.schedule(now);
@@ -221,6 +299,7 @@ impl Attempt {
         let opener = self.opener_due.map(|opener| opener.at);
         let deadline = self.config.at.after(self.config.timeout);
         let next = self.transmit_at.min(deadline);
+        let next = self.speculate_at.map_or(next, |at| at.min(next));
         (!self.ended).then(|| opener.map_or(next, |opener| opener.min(next)))
     }
 
@@ -239,16 +318,16 @@ impl Attempt {
 
     fn push_opener(&mut self, opener: Opener, purpose: Purpose, now: WallTime) {
         // Once the peer's SYN came in our routers are open, and a further SYN would be out of turn.
-        if self.handshake.is_syn_received() && purpose == Purpose::Opener {
+        if self.exchange.is_answering() && purpose == Purpose::Opener {
             return;
         }
-        let syn = Segment { hop_limit: opener.hop_limit, ..self.handshake.syn(tsval(now)) };
+        let syn = Segment { hop_limit: opener.hop_limit, ..self.exchange.first(tsval(now)) };
         self.outputs.push_back(Output::Transmit(syn, purpose));
     }
 
     fn schedule(&mut self, now: WallTime) {
         self.in_step = false;
-        if !self.fired && !self.handshake.is_syn_received() {
+        if !self.fired && !self.exchange.is_answering() {
             self.transmit_at = self.config.at;
             self.in_step = true;
             return;
@@ -270,7 +349,7 @@ impl Attempt {
 
     /// The next moment at which the peer, too, sends if it has heard nothing.
     fn next_step(&self, now: WallTime) -> Option<WallTime> {
-        if self.opener.is_some() || self.handshake.is_syn_received() {
+        if self.opener.is_some() || self.exchange.is_answering() {
             return None;
         }
         (0..16)
@@ -286,6 +365,8 @@ impl Purpose {
             Self::Opener => "opener",
             Self::Reopener => "opener again, after the reset",
             Self::Syn => "SYN at the instant",
+            Self::Probe => "probe at the instant",
+            Self::UnaskedSynAck => "SYN-ACK, unasked",
             Self::SynAck => "SYN-ACK",
             Self::Ack => "ACK",
             Self::Retransmission => "retransmission",

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Evidence {
     /// SYNs and SYN-ACKs sent from the instant on, answers not counted.
     pub sent: u64,
-    /// SYNs of the peer.
+    /// SYNs of the peer, and what serves as one.
     pub peer_syns: u64,
     /// Resets.
     pub resets: u64,
@@ -51,10 +51,21 @@ impl Evidence {
             Reaction::Reset { .. } => self.resets += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
-            Reaction::Answered { .. } | Reaction::Completed { .. } => {
-                self.peer_syns += u64::from(segment.syn);
-            }
+            Reaction::Answered { .. } => self.peer_syns += 1,
+            Reaction::Completed { .. } => self.peer_syns += u64::from(segment.syn),
         }
+    }
+
+    /// Takes in what another attempt of the same punch has seen.
+    pub fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.peer_syns += other.peer_syns;
+        self.resets += other.resets;
+        self.wrong_key += other.wrong_key;
+        self.own_syns += other.own_syns;
+        self.stray += other.stray;
+        self.unreachable = self.unreachable.or(other.unreachable);
+        self.other_port = self.other_port.or(other.other_port);
     }
 
     /// Why the attempt failed, as far as what came in tells.

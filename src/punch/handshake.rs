@@ -13,6 +13,10 @@ pub struct Handshake {
     iss: Seq,
     offer: Offer,
     expected_irs: Option<[Seq; 3]>,
+    /// Other tuples race with this one: see [`Handshake::racing`].
+    racing: bool,
+    /// Our SYN-ACK has left for a SYN that we never saw.
+    speculated: bool,
     state: State,
 }
 
@@ -23,7 +27,8 @@ pub struct Offer {
     pub mss: u16,
     /// Shift of the windows that we advertise.
     pub window_scale: u8,
-    /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks.
+    /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks. Between
+    /// two ends that race several tuples, the one with the larger window nominates.
     pub window: u16,
 }
 
@@ -53,12 +58,14 @@ struct PeerSyn {
 pub enum Reaction {
     /// Nothing; the reason is for people.
     Ignored(&'static str),
-    /// It is the peer's SYN.
+    /// The peer is there.
     Answered {
         /// The connection that stands if the peer confirms it.
         tcb: EstablishedTcb,
-        /// SYN-ACK and ACK.
-        answers: Box<[Segment; 2]>,
+        /// SYN-ACK and ACK, or either.
+        answers: Vec<Segment>,
+        /// The window that the peer offers, bytes, unscaled.
+        window: u16,
         /// For people.
         what: &'static str,
     },
@@ -86,7 +93,34 @@ impl Handshake {
     /// A handshake that has sent nothing yet. With `expected_irs` only a peer that starts at one
     /// of these numbers is listened to.
     pub fn new(tuple: Tuple, iss: Seq, offer: Offer, expected_irs: Option<[Seq; 3]>) -> Self {
-        Self { tuple, iss, offer, expected_irs, state: State::SynSent }
+        let state = State::SynSent;
+        Self { tuple, iss, offer, expected_irs, racing: false, speculated: false, state }
+    }
+
+    /// The same, where other tuples are tried at the same time, or SYN-ACKs may come unasked.
+    /// A SYN-ACK then only says that the peer is there; what completes is the plain ACK, which an
+    /// end sends where it has heard the other, and the nominating end on one tuple alone.
+    pub fn racing(self) -> Self {
+        Self { racing: true, ..self }
+    }
+
+    /// The SYN-ACK for the SYN that the peer has sent by now, if the key tells its number, though
+    /// we never saw it: our router has, and lets this out.
+    pub fn speculate(&mut self, tsval: u32) -> Option<Segment> {
+        let segment = self.unasked_syn_ack(tsval).filter(|_| self.state == State::SynSent);
+        self.speculated |= segment.is_some();
+        segment
+    }
+
+    fn unasked_syn_ack(&self, tsval: u32) -> Option<Segment> {
+        let [irs, ..] = self.expected_irs?;
+        let unseen = PeerSyn { irs, window: 0, options: self.syn(0).options };
+        Some(self.syn_ack(&unseen, tsval))
+    }
+
+    /// Whether a SYN-ACK of ours has left unasked.
+    pub fn has_speculated(&self) -> bool {
+        self.speculated
     }
 
     /// Our SYN, with timestamp value `tsval`.
@@ -118,6 +152,9 @@ impl Handshake {
     /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet.
     pub fn retransmission(&self, nth: u32, tsval: u32) -> Option<Segment> {
         match self.state {
+            State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
+                self.unasked_syn_ack(tsval)
+            }
             State::SynSent => Some(self.syn(tsval)),
             State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
@@ -140,7 +177,7 @@ impl Handshake {
         match (self.state, segment.syn, segment.ack) {
             (State::Established, ..) => Reaction::Ignored("after establishment"),
             (_, true, None) => self.peer_syn(segment, tsval),
-            (_, true, Some(ack)) => self.peer_syn_ack(segment, ack),
+            (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
@@ -176,8 +213,7 @@ impl Handshake {
         if !self.is_expected(segment.seq) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
-        // With a key both ends start at one number; without, ours is random.
-        if self.expected_irs.is_none() && segment.seq == self.iss {
+        if self.is_own(segment) {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
@@ -190,17 +226,27 @@ impl Handshake {
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
-        let answers = Box::new([self.syn_ack(&peer, tsval), self.ack(&peer, tsval)]);
+        let answers = vec![self.syn_ack(&peer, tsval), self.ack(&peer, tsval)];
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        Reaction::Answered { tcb, answers, what }
+        Reaction::Answered { tcb, answers, window: segment.window, what }
     }
 
-    fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq) -> Reaction {
+    /// With a key both ends start at one number, without ours is random: the same window as well
+    /// is no coincidence.
+    fn is_own(&self, segment: &Segment) -> bool {
+        let keyed = self.expected_irs.is_some();
+        segment.seq == self.iss && (!keyed || segment.window == self.offer.window)
+    }
+
+    fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
         if !self.is_expected(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
+        }
+        if self.racing {
+            return self.peer_is_there(segment, tsval);
         }
         let mut agreed = self.agree(&segment.options);
         if let State::SynReceived { peer, .. } = self.state
@@ -213,6 +259,25 @@ impl Handshake {
         self.state = State::Established;
         let tcb = self.tcb(segment.seq, segment, agreed, 0);
         Reaction::Completed { tcb, what: "peer's SYN-ACK" }
+    }
+
+    /// A SYN-ACK while other tuples race: maybe nobody asked for it.
+    fn peer_is_there(&mut self, segment: &Segment, tsval: u32) -> Reaction {
+        if self.is_own(segment) {
+            return Reaction::OwnSyn("our own SYN-ACK came back");
+        }
+        let mut peer = PeerSyn::from(segment);
+        if let State::SynReceived { peer: known, .. } = self.state
+            && known.irs == peer.irs
+        {
+            peer.options = both(known.options, peer.options);
+        }
+        let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
+        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out.
+        let again = self.speculated.then(|| self.syn_ack(&peer, tsval));
+        let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
+        self.state = State::SynReceived { peer, closed: false };
+        Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
     }
 
     fn peer_ack(&mut self, segment: &Segment, ack: Seq, peer: PeerSyn) -> Reaction {
@@ -235,13 +300,14 @@ impl Handshake {
 
     /// The connection as `segment` leaves it; its window is shifted by `shift`.
     fn tcb(&self, irs: Seq, segment: &Segment, agreed: Agreed, shift: u8) -> EstablishedTcb {
+        let rounded = agreed.window_scale.map_or(0, |scale| scale.receive);
         EstablishedTcb {
             tuple: self.tuple,
             snd_nxt: self.iss + 1,
             rcv_nxt: irs + 1,
             snd_wnd: u32::from(segment.window) << shift,
             snd_wl1: segment.seq,
-            rcv_wnd: u32::from(self.offer.window),
+            rcv_wnd: u32::from(self.offer.window >> rounded << rounded),
             agreed,
         }
     }
@@ -279,6 +345,16 @@ impl Handshake {
 
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
+    }
+}
+
+/// The options that both segments of the peer carried.
+fn both(one: Options, other: Options) -> Options {
+    Options {
+        mss: one.mss.min(other.mss),
+        window_scale: one.window_scale.and(other.window_scale),
+        sack_permitted: one.sack_permitted && other.sack_permitted,
+        timestamps: one.timestamps.and(other.timestamps),
     }
 }
 

@@ -2,14 +2,23 @@
 
 mod attempt;
 mod evidence;
+mod exchange;
 mod handshake;
 mod key;
+mod mid_stream;
+mod race;
 #[cfg(test)]
 mod sample;
+mod search;
+mod strategy;
 mod tcb;
 
-pub use attempt::{Attempt, AttemptConfig, Opener, Output, Purpose, tsval};
+pub use attempt::{Attempt, AttemptConfig, Opener, Purpose, tsval};
 pub use evidence::{Cause, Evidence};
 pub use handshake::{Handshake, Offer, Reaction};
 pub use key::Key;
+pub use mid_stream::MidStream;
+pub use race::{Output, Race, RaceConfig};
+pub use search::{Batch, Search, SearchConfig, Wave};
+pub use strategy::{First, Strategies, Strategy, StrategyError, Traits};
 pub use tcb::{Agreed, EstablishedTcb, WindowScale};

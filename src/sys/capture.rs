@@ -6,7 +6,7 @@ use super::filter::Filter;
 use crate::wire::WallTime;
 use nix::errno::Errno;
 use nix::libc;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A packet socket on one interface that shows only what concerns the punch. Packets start at
@@ -43,12 +43,13 @@ const LARGEST_PACKET: usize = 65_536;
 const RECEIVE_BUFFER: i32 = 1 << 20;
 
 impl Capture {
-    /// Catches what comes in on the interface with this index for a punch from `local` to `peer`.
+    /// Catches what comes in on the interface with this index for a punch from these local `ports`
+    /// to `peer`.
     /// The filter stands before the socket is bound, so nothing else is ever queued.
     ///
     /// # Errors
     /// EPERM without CAP_NET_RAW; ENODEV where the interface is gone.
-    pub fn new(interface: u32, local: SocketAddr, peer: IpAddr) -> Result<Self, CallFailed> {
+    pub fn new(interface: u32, ports: &[u16], peer: IpAddr) -> Result<Self, CallFailed> {
         let protocol = if peer.is_ipv6() { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16;
         // SAFETY: plain system call; protocol 0 receives nothing until bind.
         let fd = unsafe {
@@ -61,7 +62,7 @@ impl Capture {
         let fd = Errno::result(fd).named("socket(AF_PACKET)")?;
         // SAFETY: a descriptor that was just made and that nobody else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        Filter::punch(local, peer).attach(&socket)?;
+        Filter::punch(ports, peer).attach(&socket)?;
         let options = [
             (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER, "setsockopt(SO_RCVBUF)"),
             (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1, "setsockopt(SO_TIMESTAMPNS)"),

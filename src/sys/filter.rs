@@ -4,7 +4,7 @@
 use super::call::{CallFailed, Named};
 use nix::errno::Errno;
 use nix::libc;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// A filter program: a packet passes if any of its rules matches.
@@ -37,36 +37,33 @@ impl Filter {
         Self::any_of(&[&[Step::Equal { size: BYTE, offset: 13, mask: 4, value: 0 }]])
     }
 
-    /// What concerns a punch from `local` to `peer`, on packets that start at their IP header:
-    /// TCP from the peer's address to our port, and ICMP that answers our probes or quotes a
-    /// packet of ours to the peer.
-    pub fn punch(local: SocketAddr, peer: IpAddr) -> Self {
-        match peer {
+    /// What concerns a punch to `peer`, on packets that start at their IP header: TCP from the
+    /// peer's address to one of our ports, and ICMP that answers our probes or quotes a packet of
+    /// ours to the peer.
+    pub fn punch(ports: &[u16], peer: IpAddr) -> Self {
+        let rules: Vec<Vec<Step>> = match peer {
             IpAddr::V4(peer) => {
                 let peer = u32::from(peer);
                 let from_peer = equal(WORD, 12, peer);
-                Self::any_of(&[
-                    &[
+                let segment = |port: &u16| {
+                    vec![
                         equal(BYTE, 9, 6),
                         from_peer,
+                        // Not a fragment but the first, which has the ports.
                         Step::Equal { size: HALF, offset: 6, mask: 0x1fff, value: 0 },
                         Step::MeasureHeader,
-                        Step::EqualPast { size: HALF, offset: 2, value: local.port().into() },
-                    ],
-                    &[equal(BYTE, 9, 1), Step::MeasureHeader, past(BYTE, 0, 0), from_peer],
-                    &[
-                        equal(BYTE, 9, 1),
-                        Step::MeasureHeader,
-                        past(BYTE, 0, 3),
-                        past(WORD, 24, peer),
-                    ],
-                    &[
-                        equal(BYTE, 9, 1),
-                        Step::MeasureHeader,
-                        past(BYTE, 0, 11),
-                        past(WORD, 24, peer),
-                    ],
-                ])
+                        Step::EqualPast { size: HALF, offset: 2, value: (*port).into() },
+                    ]
+                };
+                let echo_reply =
+                    vec![equal(BYTE, 9, 1), Step::MeasureHeader, past(BYTE, 0, 0), from_peer];
+                // Unreachable and time exceeded: the quoted packet's destination follows 8 bytes
+                // of ICMP and 16 of the quoted header.
+                let quote = |kind| {
+                    let about = past(WORD, 24, peer);
+                    vec![equal(BYTE, 9, 1), Step::MeasureHeader, past(BYTE, 0, kind), about]
+                };
+                ports.iter().map(segment).chain([echo_reply, quote(3), quote(11)]).collect()
             }
             IpAddr::V6(peer) => {
                 let address = |offset| {
@@ -80,18 +77,17 @@ impl Filter {
                 let with = |head: &[Step], offset| {
                     head.iter().copied().chain(address(offset)).collect::<Vec<_>>()
                 };
-                let port = equal(HALF, 42, local.port().into());
-                Self::any_of(&[
-                    &with(&[equal(BYTE, 6, 6), port], 8),
-                    &with(&[equal(BYTE, 6, 58), equal(BYTE, 40, 129)], 8),
-                    &with(&[equal(BYTE, 6, 58), equal(BYTE, 40, 1)], 72),
-                    &with(&[equal(BYTE, 6, 58), equal(BYTE, 40, 3)], 72),
-                ])
+                let segment =
+                    |port: &u16| with(&[equal(BYTE, 6, 6), equal(HALF, 42, (*port).into())], 8);
+                let icmp =
+                    |kind, offset| with(&[equal(BYTE, 6, 58), equal(BYTE, 40, kind)], offset);
+                let others = [icmp(129, 8), icmp(1, 72), icmp(3, 72)];
+                ports.iter().map(segment).chain(others).collect()
             }
-        }
+        };
+        Self::any_of(&rules.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
-    /// A step that fails jumps to the next rule; a rule whose steps all pass accepts.
     fn any_of(rules: &[&[Step]]) -> Self {
         let mut program = Vec::new();
         for rule in rules {
@@ -183,6 +179,7 @@ mod tests {
     use super::*;
     use crate::wire::{Options, Segment, Seq, Tuple, echo_request};
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    use std::net::SocketAddr;
 
     /// The kernel itself judges: a Unix datagram pair runs the filter as a packet socket would.
     fn passes(filter: &Filter, packet: &[u8]) -> bool {
@@ -216,7 +213,7 @@ mod tests {
             ("[2001:db8:a::2]:4000", "[2001:db8:b::2]:5000", "[2001:db8:b::3]:5000"),
         ] {
             let address: SocketAddr = peer.parse().unwrap();
-            let filter = Filter::punch(local.parse().unwrap(), address.ip());
+            let filter = Filter::punch(&[3999, 4000], address.ip());
             assert!(passes(&filter, &from_peer(peer, local).to_packet()));
             assert!(!passes(&filter, &from_peer(other, local).to_packet()));
             let elsewhere = local.replace("4000", "4001");
@@ -237,7 +234,7 @@ mod tests {
     #[test]
     fn a_fragment_whose_bytes_look_like_our_port_does_not_pass() {
         let (local, peer) = ("192.168.1.2:4000", "203.0.113.1:5000");
-        let filter = Filter::punch(local.parse().unwrap(), "203.0.113.1".parse().unwrap());
+        let filter = Filter::punch(&[4000], "203.0.113.1".parse().unwrap());
         let mut fragment = from_peer(peer, local).to_packet();
         fragment[7] = 8; // fragment offset
         assert!(!passes(&filter, &fragment));
@@ -245,8 +242,8 @@ mod tests {
 
     #[test]
     fn an_echo_request_is_no_answer() {
-        let (local, peer) = ("192.168.1.2:4000", "203.0.113.1");
-        let filter = Filter::punch(local.parse().unwrap(), peer.parse().unwrap());
+        let peer = "203.0.113.1";
+        let filter = Filter::punch(&[4000], peer.parse().unwrap());
         let mut probe = echo_request(peer.parse().unwrap(), [192, 168, 1, 2].into(), 60, 1, 1);
         assert!(!passes(&filter, &probe));
         probe[20] = 0; // echo reply

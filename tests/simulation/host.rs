@@ -1,11 +1,13 @@
 //! One end: an attempt until it is established, then as much of a kernel as late segments meet.
 
 use std::time::Duration;
-use tcp_punch::punch::{Attempt, AttemptConfig, EstablishedTcb, Offer, Opener, Output};
+use tcp_punch::punch::{
+    AttemptConfig, EstablishedTcb, Offer, Opener, Output, Race, RaceConfig, Strategy,
+};
 use tcp_punch::wire::{Segment, Seq, Tuple, WallTime};
 
 pub(crate) struct Host {
-    attempt: Attempt,
+    race: Race,
     /// The peer's SYN was met, so that a kernel socket stands already.
     prepared: bool,
     pub(crate) tcb: Option<EstablishedTcb>,
@@ -14,27 +16,30 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(tuple: Tuple, iss: u32, at: WallTime, opener: bool) -> Self {
-        let mut attempt = Attempt::new(AttemptConfig {
+        let attempt = AttemptConfig {
             tuple,
             at,
             timeout: Duration::from_secs(20),
             iss: Seq(iss),
             expected_irs: None,
             offer: Offer { mss: 1460, window_scale: 7, window: 65408 },
+            strategy: Strategy::Syn,
+            racing: false,
             seed: u64::from(iss).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        });
+        };
+        let mut race = Race::new(RaceConfig { attempt, tuples: vec![], search: None });
         if opener {
-            attempt.set_opener(Opener { hop_limit: 2, at: at.before(Duration::from_millis(250)) });
+            race.set_opener(Opener { hop_limit: 2, at: at.before(Duration::from_millis(250)) });
         }
-        Self { attempt, prepared: false, tcb: None, established_at: None }
+        Self { race, prepared: false, tcb: None, established_at: None }
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<WallTime> {
-        self.attempt.poll_timeout()
+        self.race.poll_timeout()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: WallTime) -> Vec<Segment> {
-        self.attempt.handle_timeout(now);
+        self.race.handle_timeout(now);
         self.sent(now)
     }
 
@@ -45,7 +50,7 @@ impl Host {
             let answered = !acceptable && !segment.rst;
             return answered.then(|| tcb.acknowledge(None)).into_iter().collect();
         }
-        self.attempt.handle_segment(segment, now);
+        self.race.handle_segment(segment, now);
         let mut sent = self.sent(now);
         if let Some(tcb) = &self.tcb
             && (segment.syn || !self.prepared)
@@ -58,7 +63,7 @@ impl Host {
 
     fn sent(&mut self, now: WallTime) -> Vec<Segment> {
         let mut segments = Vec::new();
-        while let Some(output) = self.attempt.poll() {
+        while let Some(output) = self.race.poll() {
             match output {
                 Output::Transmit(segment, _) => segments.push(segment),
                 Output::Prepare(_) => self.prepared = true,
@@ -66,7 +71,7 @@ impl Host {
                     self.established_at = Some(now);
                     self.tcb = Some(tcb);
                 }
-                Output::Expired => {}
+                Output::Spray(..) | Output::Expired => {}
             }
         }
         segments

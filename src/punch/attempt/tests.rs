@@ -18,6 +18,8 @@ fn attempt(opener: bool) -> Attempt {
         iss: Seq(100),
         expected_irs: None,
         offer: OFFER,
+        strategy: Strategy::Syn,
+        racing: false,
         seed: 7,
     });
     if opener {

@@ -19,10 +19,7 @@ fn completed(reaction: Reaction) -> EstablishedTcb {
 
 fn answer(reaction: Reaction) -> Segment {
     match reaction {
-        Reaction::Answered { answers, .. } => {
-            let [syn_ack, _] = *answers;
-            syn_ack
-        }
+        Reaction::Answered { answers, .. } => answers.into_iter().next().unwrap(),
         other => panic!("not answered: {other:?}"),
     }
 }
@@ -35,7 +32,7 @@ fn crossed_syns_then_crossed_syn_acks_establish() {
     let Reaction::Answered { tcb: prepared, answers, .. } = host.receive(&syn(300), NOW) else {
         panic!()
     };
-    let [reply, behind] = *answers;
+    let [reply, behind] = &answers[..] else { panic!() };
     assert_eq!((reply.flags(), reply.seq, reply.ack), ("S.".into(), Seq(100), Some(Seq(301))));
     assert_eq!(reply.options.timestamps, Some((NOW, 900)));
     assert_eq!((behind.flags(), behind.seq, behind.ack), (".".into(), Seq(101), Some(Seq(301))));
@@ -184,7 +181,7 @@ fn only_options_that_arrived_are_in_force() {
     let mut host = handshake();
     let bare = Segment { options: Options { mss: Some(1400), ..Options::default() }, ..syn(300) };
     let Reaction::Answered { answers, .. } = host.receive(&bare, NOW) else { panic!() };
-    let [reply, behind] = *answers;
+    let [reply, behind] = &answers[..] else { panic!() };
     assert_eq!((behind.options.timestamps, behind.window), (None, 65408));
     assert_eq!(reply.options, Options { mss: Some(1460), ..Options::default() });
     let tcb = completed(host.receive(&syn_ack(300, 101), NOW));
@@ -229,7 +226,7 @@ proptest! {
             };
             match host.receive(&arrival, NOW) {
                 Reaction::Answered { answers, .. } => {
-                    for reply in *answers {
+                    for reply in answers {
                         prop_assert!(!reply.rst);
                         prop_assert_eq!(reply.ack, Some(Seq(seq) + 1));
                     }

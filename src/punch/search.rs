@@ -1,0 +1,284 @@
+//! A search over many tuples: no state for any of them until the peer is heard on it.
+
+use crate::wire::{Tuple, WallTime};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// All tuples of a search, and when what leaves on them.
+///
+/// First an opener on every one, then a SYN on every one: a SYN that comes before the peer's
+/// opener draws a reset, and that closes what it hits.
+#[derive(Clone, Debug)]
+pub struct Search {
+    local: IpAddr,
+    remote: IpAddr,
+    sources: Vec<u16>,
+    targets: Vec<u16>,
+    is_source: PortSet,
+    is_target: PortSet,
+    tuples: u32,
+    rate: u32,
+    at: WallTime,
+    /// What is still to leave, the next first.
+    waves: Vec<(Wave, WallTime, Range<u32>)>,
+}
+
+/// What leaves on every tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wave {
+    /// Low-TTL SYNs with this hop limit.
+    Opener(u8),
+    /// SYNs.
+    Syn,
+}
+
+/// Tuples on which the same leaves now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What leaves.
+    pub wave: Wave,
+    /// On which tuples, by their place: see [`Search::tuple`].
+    pub tuples: Range<u32>,
+}
+
+/// What a search is made of.
+#[derive(Clone, Debug)]
+pub struct SearchConfig {
+    /// This host's address.
+    pub local: IpAddr,
+    /// The peer's.
+    pub remote: IpAddr,
+    /// Local ports, in the order of the plan.
+    pub sources: Vec<u16>,
+    /// Ports of the peer, in the order of the plan.
+    pub targets: Vec<u16>,
+    /// How many tuples; the first source with all targets, then the next.
+    pub tuples: u32,
+    /// Packets a second.
+    pub rate: u32,
+    /// Packets in all.
+    pub packets: u32,
+    /// Whether SYNs leave at the instant; in large searches one end opens and listens only.
+    pub fires: bool,
+    /// The instant.
+    pub at: WallTime,
+}
+
+/// From the last opener to the instant: the clocks' difference fits in, and what the path holds
+/// back.
+const SETTLING: Duration = Duration::from_millis(50);
+/// What SYNs that got lost are repeated after.
+const REPETITION: Duration = Duration::from_millis(300);
+/// At most so many tuples at once, so that what comes in is not kept waiting.
+const LARGEST_BATCH: u32 = 256;
+
+impl Search {
+    /// A search that has sent nothing yet.
+    pub fn new(config: SearchConfig) -> Self {
+        let SearchConfig { local, remote, sources, targets, rate, packets, at, .. } = config;
+        let most = u32::try_from(sources.len() * targets.len()).unwrap_or(u32::MAX);
+        let tuples = config.tuples.min(most);
+        let mut search = Self {
+            local,
+            remote,
+            is_source: PortSet::of(&sources),
+            is_target: PortSet::of(&targets),
+            sources,
+            targets,
+            tuples,
+            rate: rate.max(1),
+            at,
+            waves: Vec::new(),
+        };
+        if config.fires {
+            search.waves.push((Wave::Syn, at, 0..tuples));
+            let again = packets.saturating_sub(tuples.saturating_mul(2)).min(tuples);
+            let after = at.after(search.duration(tuples) + REPETITION);
+            search.waves.push((Wave::Syn, after, 0..again));
+        }
+        search.waves.retain(|(.., tuples)| !tuples.is_empty());
+        search
+    }
+
+    /// Has openers leave with this hop limit, before the instant.
+    pub fn set_opener(&mut self, hop_limit: u8) {
+        let openers = (Wave::Opener(hop_limit), self.opens_at(), 0..self.tuples);
+        self.waves.insert(0, openers);
+    }
+
+    /// When the first opener leaves.
+    pub fn opens_at(&self) -> WallTime {
+        self.at.before(self.duration(self.tuples) + SETTLING)
+    }
+
+    /// How many tuples there are.
+    pub fn tuples(&self) -> u32 {
+        self.tuples
+    }
+
+    /// The local port and the peer's of the tuple at this place.
+    pub fn tuple(&self, place: u32) -> (u16, u16) {
+        let targets = u32::try_from(self.targets.len()).unwrap_or(1).max(1);
+        let at = |ports: &[u16], place: u32| ports.get(place as usize).copied().unwrap_or(0);
+        (at(&self.sources, place / targets), at(&self.targets, place % targets))
+    }
+
+    /// Whether it may have sent on this tuple.
+    pub fn covers(&self, tuple: Tuple) -> bool {
+        tuple.local.ip() == self.local
+            && tuple.remote.ip() == self.remote
+            && self.is_source.contains(tuple.local.port())
+            && self.is_target.contains(tuple.remote.port())
+    }
+
+    /// What is to leave now.
+    pub fn poll(&mut self, now: WallTime) -> Option<Batch> {
+        let rate = u64::from(self.rate);
+        let (wave, starts, tuples) = self.waves.first_mut()?;
+        if now < *starts {
+            return None;
+        }
+        let elapsed = u64::try_from(starts.until(now).as_nanos()).unwrap_or(u64::MAX);
+        let due = elapsed.saturating_mul(rate) / 1_000_000_000 + 1;
+        let end = tuples.end.min(u32::try_from(due).unwrap_or(u32::MAX));
+        let end = end.min(tuples.start.saturating_add(LARGEST_BATCH));
+        if end <= tuples.start {
+            return None;
+        }
+        let batch = Batch { wave: *wave, tuples: tuples.start..end };
+        tuples.start = end;
+        if tuples.start >= tuples.end {
+            self.waves.remove(0);
+        }
+        Some(batch)
+    }
+
+    /// When [`Search::poll`] has something next; batches of a millisecond's worth.
+    pub fn poll_timeout(&self) -> Option<WallTime> {
+        let (_, starts, tuples) = self.waves.first()?;
+        let quantum = (self.rate / 1000).clamp(1, LARGEST_BATCH);
+        let last = tuples.start.saturating_add(quantum).min(tuples.end).saturating_sub(1);
+        Some(starts.after(self.duration(last)))
+    }
+
+    /// Sends nothing more.
+    pub fn stop(&mut self) {
+        self.waves.clear();
+    }
+
+    fn duration(&self, packets: u32) -> Duration {
+        Duration::from_nanos(u64::from(packets) * 1_000_000_000 / u64::from(self.rate))
+    }
+}
+
+/// A set of ports, one bit for each.
+#[derive(Clone)]
+struct PortSet(Box<[u64; 1024]>);
+
+impl PortSet {
+    fn of(ports: &[u16]) -> Self {
+        let mut set = Self(Box::new([0; 1024]));
+        for port in ports {
+            set.0[usize::from(port / 64)] |= 1 << (port % 64);
+        }
+        set
+    }
+
+    fn contains(&self, port: u16) -> bool {
+        self.0[usize::from(port / 64)] & 1 << (port % 64) != 0
+    }
+}
+
+impl std::fmt::Debug for PortSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PortSet({})", self.0.iter().map(|word| word.count_ones()).sum::<u32>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: i64 = 10_000;
+
+    fn ms(at: i64) -> WallTime {
+        WallTime::from_unix_ns(at * 1_000_000)
+    }
+
+    fn search(packets: u32, fires: bool) -> Search {
+        Search::new(SearchConfig {
+            local: [192, 168, 1, 2].into(),
+            remote: [203, 0, 113, 1].into(),
+            sources: vec![600, 700],
+            targets: (1000..1100).collect(),
+            tuples: 150,
+            rate: 1000,
+            packets,
+            fires,
+            at: ms(AT),
+        })
+    }
+
+    /// When what left, one line a wave, as `wave from-to tuples`.
+    fn run(mut search: Search) -> Vec<(String, i64, i64, u32)> {
+        let mut waves: Vec<(String, i64, i64, u32)> = Vec::new();
+        while let Some(now) = search.poll_timeout() {
+            let Some(batch) = search.poll(now) else { panic!("nothing at {now}") };
+            let name = format!("{:?}", batch.wave);
+            let at = now.unix_ns() / 1_000_000 - AT;
+            let count = u32::try_from(batch.tuples.len()).unwrap();
+            match waves.last_mut() {
+                Some((last, _, end, sum)) if *last == name && at - *end < 100 => {
+                    (*end, *sum) = (at, *sum + count);
+                }
+                _ => waves.push((name, at, at, count)),
+            }
+        }
+        waves
+    }
+
+    #[test]
+    fn every_opener_has_left_before_the_first_syn_does() {
+        let mut search = search(300, true);
+        search.set_opener(2);
+        let waves = run(search);
+        assert_eq!(waves[0], ("Opener(2)".into(), -200, -51, 150));
+        assert_eq!(waves[1], ("Syn".into(), 0, 149, 150));
+        assert_eq!(waves.len(), 2, "the budget allows no third wave");
+    }
+
+    #[test]
+    fn what_the_budget_leaves_over_repeats_syns() {
+        assert_eq!(run(search(340, true))[1], ("Syn".into(), 450, 489, 40));
+    }
+
+    #[test]
+    fn one_end_of_a_large_search_only_opens() {
+        let mut search = search(300, false);
+        search.set_opener(2);
+        assert_eq!(run(search).len(), 1);
+    }
+
+    #[test]
+    fn a_late_start_catches_up_in_batches() {
+        let mut search = search(300, true);
+        assert_eq!(search.poll(ms(AT - 1)), None);
+        let batch = search.poll(ms(AT + 5_000)).unwrap();
+        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 0..150 });
+    }
+
+    #[test]
+    fn its_tuples_are_known_without_a_table() {
+        let search = search(300, true);
+        assert_eq!(search.tuple(0), (600, 1000));
+        assert_eq!(search.tuple(149), (700, 1049));
+        let tuple = |local: u16, remote: u16| Tuple {
+            local: ([192, 168, 1, 2], local).into(),
+            remote: ([203, 0, 113, 1], remote).into(),
+        };
+        assert!(search.covers(tuple(700, 1099)));
+        assert!(!search.covers(tuple(701, 1099)));
+        assert!(!search.covers(tuple(700, 1100)));
+    }
+}
