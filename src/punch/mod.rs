@@ -7,6 +7,7 @@ mod handshake;
 mod key;
 mod mid_stream;
 mod race;
+mod plan;
 #[cfg(test)]
 mod sample;
 mod search;
@@ -21,4 +22,5 @@ pub use mid_stream::MidStream;
 pub use race::{Output, Race, RaceConfig};
 pub use search::{Batch, Search, SearchConfig, Wave};
 pub use strategy::{First, Strategies, Strategy, StrategyError, Traits};
+pub use plan::{Budget, BudgetError, End, LEAD, Plan, PlanError, Sources};
 pub use tcb::{Agreed, EstablishedTcb, WindowScale};

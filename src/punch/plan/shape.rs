@@ -1,0 +1,202 @@
+//! What both ends do, worked out from both at once: the same whichever of them asks.
+
+use super::allocation::Allocation;
+use super::chance::{self, Grid};
+use super::counted::{counted_counted, counted_random, counted_stable, fixed_counted};
+use super::{Budget, End, PlanError};
+use crate::wire::WallTime;
+
+/// A chance that needs no more packets: failures by bad luck are rarer than those by bad lines.
+pub(super) const TARGET: f64 = 0.9999;
+/// Each source port costs a descriptor, and a process has 1,024.
+pub(super) const MOST_SOURCES: u32 = 256;
+/// A pool this small is covered whole rather than searched with many sources.
+const SMALL_POOL: u32 = 512;
+/// Sources against a covered pool: each of them finds its match, one is enough if none is lost.
+const FEW_SOURCES: u32 = 4;
+/// Above so many tuples only one end sends SYNs; its peer's openers let them pass.
+const BOTH_FIRE: u32 = 10_000;
+
+/// What one end sends: from so many source ports to each of these ports of its peer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Half {
+    pub(super) sources: u32,
+    pub(super) targets: Vec<u16>,
+    pub(super) fires: bool,
+}
+
+impl Half {
+    pub(super) fn new(sources: u32, targets: Vec<u16>) -> Self {
+        Self { sources, targets, fires: true }
+    }
+
+    pub(super) fn tuples(&self) -> u32 {
+        self.sources.saturating_mul(u32::try_from(self.targets.len()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Both halves and what they are worth.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub(super) ours: Half,
+    pub(super) theirs: Half,
+    pub(super) chance: f64,
+    pub(super) expected: f64,
+}
+
+impl Shape {
+    pub(super) fn new(ours: Half, theirs: Half, missed: f64, expected: f64) -> Self {
+        Self { ours, theirs, chance: (1.0 - missed).clamp(0.0, 1.0), expected }
+    }
+
+    fn flipped(self) -> Self {
+        Self { ours: self.theirs, theirs: self.ours, ..self }
+    }
+
+    /// Good enough and of these the cheapest, or else the best.
+    pub(super) fn better_than(&self, other: &Self) -> bool {
+        let cost = |shape: &Self| shape.ours.tuples() + shape.theirs.tuples();
+        match (self.chance >= TARGET, other.chance >= TARGET) {
+            (true, true) => cost(self) < cost(other),
+            (one, another) => one || !another && self.chance > other.chance,
+        }
+    }
+}
+
+/// Ends are put in an order that both of them see, so that both calculate the same, to the last
+/// bit. Only what a plan depends on takes part: a port where the model has one.
+pub(super) fn shape(
+    a: &End,
+    b: &End,
+    budget: &Budget,
+    fires_at: WallTime,
+) -> Result<Shape, PlanError> {
+    if budget.rate == 0 || budget.tuples() == 0 {
+        return Err(PlanError::BudgetTooSmall(*budget));
+    }
+    let (one, another) =
+        (Allocation::of(a, fires_at, budget.rate)?, Allocation::of(b, fires_at, budget.rate)?);
+    let key = |end: &End, allocation: &Allocation<'_>| {
+        let port = if let Allocation::Fixed(port) = allocation { *port } else { 0 };
+        (allocation.rank(), port, format!("{:?}", end.model))
+    };
+    let (key_a, key_b) = (key(a, &one), key(b, &another));
+    let mut shape = if key_a <= key_b {
+        ordered(&one, &another, budget.tuples())
+    } else {
+        ordered(&another, &one, budget.tuples()).flipped()
+    };
+    let (ours, theirs) = (shape.ours.tuples(), shape.theirs.tuples());
+    if ours.max(theirs) > BOTH_FIRE && (ours, &key_a) != (theirs, &key_b) {
+        shape.ours.fires = (ours, &key_a) < (theirs, &key_b);
+        shape.theirs.fires = !shape.ours.fires;
+    }
+    Ok(shape)
+}
+
+fn ordered(a: &Allocation<'_>, b: &Allocation<'_>, most: u32) -> Shape {
+    use Allocation::{Counted, Fixed, Random, StableRandom};
+    match (a, b) {
+        (Fixed(a), Fixed(b)) => {
+            Shape::new(Half::new(1, vec![*b]), Half::new(1, vec![*a]), 0.0, 1.0)
+        }
+        (Fixed(a), Random(b) | StableRandom(b)) => one_sided(*a, b, most),
+        (Fixed(a), Counted(b)) => fixed_counted(*a, b, most),
+        (Counted(a), Counted(b)) => counted_counted(a, b, most),
+        (Counted(a), StableRandom(b)) => counted_stable(a, b, most),
+        (Counted(a), Random(b)) => counted_random(a, b, most),
+        (StableRandom(a), StableRandom(b)) => stable_stable(a, b, most),
+        (StableRandom(a), Random(b)) => grids(a, b, most, chance::none_stable_random),
+        (Random(a), Random(b)) => grids(a, b, most, chance::none_random),
+        // `ordered` is called with the lower rank first.
+        _ => ordered(b, a, most).flipped(),
+    }
+}
+
+pub(super) fn size(ports: &[u16]) -> u32 {
+    u32::try_from(ports.len()).unwrap_or(u32::MAX)
+}
+
+/// So many of the ports, evenly spread.
+pub(super) fn spread(ports: &[u16], count: u32) -> Vec<u16> {
+    let count = count as usize;
+    (0..count).map(|nth| ports[nth * ports.len() / count]).collect()
+}
+
+/// One end has one port for all; it searches the other's pool, while the other one offers many
+/// mappings to be found. To one destination they are different ports.
+fn one_sided(fixed: u16, pool: &[u16], most: u32) -> Shape {
+    let n = size(pool);
+    let sources = MOST_SOURCES.min(most).min(n);
+    let (tried, offered) = if n <= SMALL_POOL && n <= most {
+        (n, FEW_SOURCES.min(sources))
+    } else {
+        let enough = |tried, offered| chance::none_drawn(n, tried, offered) <= 1.0 - TARGET;
+        // More tried never hurts, so the fewest that are enough are found by halving.
+        let fewest = |offered| {
+            let (mut low, mut high) = (1, most.min(n));
+            while low < high {
+                let middle = low.midpoint(high);
+                if enough(middle, offered) { high = middle } else { low = middle + 1 }
+            }
+            enough(low, offered).then_some((low, offered))
+        };
+        (1..=sources)
+            .filter_map(fewest)
+            .min_by_key(|(tried, offered)| tried + offered)
+            .unwrap_or((most.min(n), sources))
+    };
+    let expected = f64::from(tried) * f64::from(offered) / f64::from(n);
+    let missed = chance::none_drawn(n, tried, offered);
+    let searching = Half::new(1, spread(pool, tried));
+    Shape::new(searching, Half::new(offered, vec![fixed]), missed, expected)
+}
+
+/// Both ends send from c sources to as much of the other's pool as the budget allows.
+fn grids(a: &[u16], b: &[u16], most: u32, missed: impl Fn(Grid, Grid) -> f64) -> Shape {
+    let grid = |own: &[u16], other: &[u16], sources: u32| Grid {
+        pool: size(own),
+        sources: sources.min(size(own)),
+        targets: size(other).min(most / sources),
+    };
+    let mut best: Option<(f64, Grid, Grid)> = None;
+    for sources in 1..=MOST_SOURCES.min(most) {
+        let (one, another) = (grid(a, b, sources), grid(b, a, sources));
+        let missed = missed(one, another);
+        if best.is_none_or(|(least, ..)| missed < least) {
+            best = Some((missed, one, another));
+        }
+        // Once neither pool can be covered, more sources only mean fewer targets.
+        let spent = one.targets < size(b) && another.targets < size(a);
+        if spent || missed <= 1.0 - TARGET {
+            break;
+        }
+    }
+    let one_each = (1.0, grid(a, b, 1), grid(b, a, 1));
+    let (missed, one, another) = best.unwrap_or(one_each);
+    Shape::new(
+        Half::new(one.sources, spread(b, one.targets)),
+        Half::new(another.sources, spread(a, another.targets)),
+        missed,
+        chance::expected(one, another),
+    )
+}
+
+/// Both ends have one unknown port a source: one source is enough for whoever covers the pool.
+fn stable_stable(a: &[u16], b: &[u16], most: u32) -> Shape {
+    let larger = size(a).max(size(b));
+    let small = larger <= SMALL_POOL;
+    let sources = if small { FEW_SOURCES.min(most / larger).max(1) } else { 1 };
+    let grid = |own: &[u16], other: &[u16]| Grid {
+        pool: size(own),
+        sources: sources.min(size(own)),
+        targets: size(other).min(most / sources),
+    };
+    let (one, another) = (grid(a, b), grid(b, a));
+    Shape::new(
+        Half::new(one.sources, spread(b, one.targets)),
+        Half::new(another.sources, spread(a, another.targets)),
+        chance::none_stable_stable(one, another),
+        chance::expected(one, another),
+    )
+}
