@@ -4,6 +4,7 @@ mod attempt;
 mod evidence;
 mod handshake;
 mod key;
+mod pace;
 #[cfg(test)]
 mod sample;
 mod tcb;
@@ -12,4 +13,5 @@ pub use attempt::{Attempt, AttemptConfig, Opener, Output, Purpose, tsval};
 pub use evidence::{Cause, Evidence};
 pub use handshake::{Handshake, Offer, Reaction};
 pub use key::Key;
+pub use pace::Pace;
 pub use tcb::{Agreed, EstablishedTcb, WindowScale};
