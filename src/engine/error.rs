@@ -94,6 +94,12 @@ impl PunchError {
             Self::Guard(GuardError::Privileged(_)) => {
                 "choose a port above 1023, or run as root".into()
             }
+            Self::Guard(GuardError::TooFewFree { .. }) => {
+                "see which programs have so many ports with: ss -tanp".into()
+            }
+            Self::Guard(GuardError::DescriptorLimit { .. }) => {
+                "raise the hard limit on open files: ulimit -Hn, or LimitNOFILE= of a service".into()
+            }
             Self::TupleInUse(_) => "end it first, or choose another port with --local PORT".into(),
             Self::NoRepair => "use a kernel built with CONFIG_CHECKPOINT_RESTORE, as distributions build theirs".into(),
             Self::Late { .. } => "agree on an instant some seconds ahead".into(),
