@@ -257,7 +257,7 @@ fn search_tree(boundaries: &[u32], inside: bool) -> Vec<libc::sock_filter> {
     }
     let middle = boundaries.len() / 2;
     let left = search_tree(&boundaries[..middle], inside);
-    let right = search_tree(&boundaries[middle + 1..], inside ^ (middle % 2 == 0));
+    let right = search_tree(&boundaries[middle + 1..], inside ^ (middle.is_multiple_of(2)));
     // Conditional jumps reach 255 instructions far, the unconditional one any distance.
     let branch = libc::sock_filter { jf: 1, ..at_least(boundaries[middle]) };
     let over = instruction(libc::BPF_JMP | libc::BPF_JA, left.len() as u32);
@@ -275,7 +275,7 @@ fn search_near(
     let (middle, here) = (boundaries.len() / 2, branches.len());
     let Some(&boundary) = boundaries.get(middle) else { return };
     let (left, right) = (&boundaries[..middle], &boundaries[middle + 1..]);
-    let right_inside = inside ^ (middle % 2 == 0);
+    let right_inside = inside ^ (middle.is_multiple_of(2));
     let jump = |to: &[u32], inside: bool, at: usize| {
         let target = if to.is_empty() { verdicts + usize::from(inside) } else { at };
         (target - here - 1) as u8
