@@ -25,7 +25,9 @@ pub fn status(error: &PunchError) -> Status {
         PunchError::Route(
             RouteError::Ourselves(_) | RouteError::Broadcast(_) | RouteError::NotOurs(_),
         )
-        | PunchError::Guard(GuardError::PortInUse(_) | GuardError::NotOurs(_))
+        | PunchError::Guard(
+            GuardError::PortInUse(_) | GuardError::TooFewFree { .. } | GuardError::NotOurs(_),
+        )
         | PunchError::TupleInUse(_)
         | PunchError::Late { .. }
         | PunchError::Strategy(_)

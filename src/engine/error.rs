@@ -98,6 +98,12 @@ impl PunchError {
                 "choose a port above 1023, or run as root".into()
             }
             Self::Strategy(_) => "give both sides the same secret with --key, or leave --strategy at auto".into(),
+            Self::Guard(GuardError::TooFewFree { .. }) => {
+                "see which programs have so many ports with: ss -tanp".into()
+            }
+            Self::Guard(GuardError::DescriptorLimit { .. }) => {
+                "raise the hard limit on open files: ulimit -Hn, or LimitNOFILE= of a service".into()
+            }
             Self::TupleInUse(_) => "end it first, or choose another port with --local PORT".into(),
             Self::NoRepair => "use a kernel built with CONFIG_CHECKPOINT_RESTORE, as distributions build theirs".into(),
             Self::Late { .. } => "agree on an instant some seconds ahead".into(),

@@ -41,6 +41,9 @@ pub enum Checksum {
 const LARGEST_PACKET: usize = 65_536;
 /// Room for a window of segments that all come at once.
 const RECEIVE_BUFFER: i32 = 1 << 20;
+/// Room for 10,000 segments that all answer at once or are forged, a kilobyte of the kernel's
+/// memory each.
+const SEARCH_BUFFER: i32 = 10 << 20;
 
 impl Capture {
     /// Catches what comes in on the interface with this index for a punch from these local `ports`
@@ -50,7 +53,27 @@ impl Capture {
     /// # Errors
     /// EPERM without CAP_NET_RAW; ENODEV where the interface is gone.
     pub fn new(interface: u32, ports: &[u16], peer: IpAddr) -> Result<Self, CallFailed> {
-        let protocol = if peer.is_ipv6() { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16;
+        Self::open(interface, peer.is_ipv6(), &Filter::punch(ports, peer))
+    }
+
+    /// Catches what comes in on the interface with this index for a search from many local ports:
+    /// the peer's segments but its resets, see [`Filter::search`].
+    ///
+    /// # Errors
+    /// As [`Capture::new`].
+    pub fn search(interface: u32, locals: &[u16], peer: IpAddr) -> Result<Self, CallFailed> {
+        let capture = Self::open(interface, peer.is_ipv6(), &Filter::search(locals, peer))?;
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE);
+        if set_option(&capture.socket, level, option, &SEARCH_BUFFER, "").is_err() {
+            // Without CAP_NET_ADMIN: as much of it as net.core.rmem_max grants.
+            let (option, call) = (libc::SO_RCVBUF, "setsockopt(SO_RCVBUF)");
+            set_option(&capture.socket, level, option, &SEARCH_BUFFER, call)?;
+        }
+        Ok(capture)
+    }
+
+    fn open(interface: u32, ipv6: bool, filter: &Filter) -> Result<Self, CallFailed> {
+        let protocol = if ipv6 { libc::ETH_P_IPV6 } else { libc::ETH_P_IP } as u16;
         // SAFETY: plain system call; protocol 0 receives nothing until bind.
         let fd = unsafe {
             libc::socket(
@@ -62,7 +85,7 @@ impl Capture {
         let fd = Errno::result(fd).named("socket(AF_PACKET)")?;
         // SAFETY: a descriptor that was just made and that nobody else owns.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        Filter::punch(ports, peer).attach(&socket)?;
+        filter.attach(&socket)?;
         let options = [
             (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER, "setsockopt(SO_RCVBUF)"),
             (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1, "setsockopt(SO_TIMESTAMPNS)"),

@@ -4,11 +4,12 @@ use super::call::{CallFailed, Named, get_option};
 use super::filter::Filter;
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
     sockopt,
 };
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A listening socket on the punch's port whose filter drops everything: the kernel finds a
@@ -31,6 +32,20 @@ pub enum GuardError {
     /// Ports below `net.ipv4.ip_unprivileged_port_start` need CAP_NET_BIND_SERVICE.
     #[error("local port {0} needs CAP_NET_BIND_SERVICE")]
     Privileged(u16),
+    /// Fewer ports are free than a search needs.
+    #[error("only {free} of the {wanted} local ports needed are free")]
+    TooFewFree {
+        /// How many were to be guarded.
+        wanted: usize,
+        /// How many could have been.
+        free: usize,
+    },
+    /// More descriptors than the process may ever have.
+    #[error("{wanted} local ports need more descriptors than the limit allows (ulimit -Hn)")]
+    DescriptorLimit {
+        /// How many were to be guarded.
+        wanted: usize,
+    },
     /// Anything else.
     #[error(transparent)]
     Call(#[from] CallFailed),
@@ -65,11 +80,107 @@ impl Guard {
         }
     }
 
+    /// Guards the first `count` of the ports that are free, and says which; a port in use, or one
+    /// that would need a privilege, is passed over. Each takes a descriptor: where the limit is
+    /// too low, it is raised as far as the process may raise it.
+    ///
+    /// # Errors
+    /// [`GuardError::TooFewFree`], [`GuardError::DescriptorLimit`]; nothing stays behind.
+    pub fn several(
+        ip: IpAddr,
+        ports: impl Iterator<Item = u16>,
+        count: usize,
+    ) -> Result<(Vec<Self>, Vec<u16>), GuardError> {
+        let (mut guards, mut guarded) = (Vec::new(), Vec::new());
+        for port in ports {
+            if guards.len() == count {
+                break;
+            }
+            let local = SocketAddr::new(ip, port);
+            let guard = match Self::new(local) {
+                Err(error) if lacks_descriptors(&error) && raise_descriptor_limit() => {
+                    Self::new(local)
+                }
+                other => other,
+            };
+            match guard {
+                Ok(guard) => {
+                    guards.push(guard);
+                    guarded.push(port);
+                }
+                Err(GuardError::PortInUse(_) | GuardError::Privileged(_)) => {}
+                Err(error) if lacks_descriptors(&error) => {
+                    return Err(GuardError::DescriptorLimit { wanted: count });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if guards.len() < count {
+            return Err(GuardError::TooFewFree { wanted: count, free: guards.len() });
+        }
+        Ok((guards, guarded))
+    }
+
     /// How many segments it has swallowed, each of which would have drawn a reset.
     pub fn swallowed(&self) -> u64 {
         const SK_MEMINFO_DROPS: usize = 8; // linux/sock_diag.h
         let (level, option) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
         get_option::<[u32; 9]>(&self.socket, level, option, "getsockopt(SO_MEMINFO)")
             .map_or(0, |info| info[SK_MEMINFO_DROPS].into())
+    }
+}
+
+fn lacks_descriptors(error: &GuardError) -> bool {
+    matches!(error, GuardError::Call(CallFailed { errno: Errno::EMFILE, .. }))
+}
+
+/// Raises the soft limit to the hard one, and says whether that changed anything.
+fn raise_descriptor_limit() -> bool {
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, hard)| {
+        soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+
+    #[test]
+    fn a_port_in_use_is_passed_over_and_the_others_are_guarded() {
+        let taken = TcpListener::bind((HERE, 0)).unwrap();
+        let taken = taken.local_addr().map(|address| (taken, address.port())).unwrap();
+        let near =
+            (1..).map_while(|step| taken.1.checked_sub(step)).take_while(|port| *port > 1024);
+        let (guards, ports) = Guard::several(HERE, [taken.1].into_iter().chain(near), 5).unwrap();
+        assert_eq!((guards.len(), ports.len()), (5, 5));
+        assert!(!ports.contains(&taken.1));
+        assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 5);
+        for port in ports {
+            assert!(TcpListener::bind((HERE, port)).is_err(), "{port} is not guarded");
+        }
+    }
+
+    #[test]
+    fn too_few_free_ports_are_a_clear_error_and_nothing_stays_behind() {
+        let taken = TcpListener::bind((HERE, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let free = TcpListener::bind((HERE, 0)).unwrap();
+        let other = free.local_addr().unwrap().port();
+        drop(free);
+        let error = Guard::several(HERE, [port, other].into_iter(), 2).unwrap_err();
+        assert_eq!(error, GuardError::TooFewFree { wanted: 2, free: 1 });
+        assert_eq!(error.to_string(), "only 1 of the 2 local ports needed are free");
+        TcpListener::bind((HERE, other)).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_is_not_ours_is_an_error_at_once() {
+        let elsewhere = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+        let error = Guard::several(elsewhere, 40_000..=u16::MAX, 3).unwrap_err();
+        assert_eq!(error, GuardError::NotOurs(SocketAddr::new(elsewhere, 40_000)));
     }
 }

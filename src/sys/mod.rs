@@ -18,6 +18,7 @@ pub mod privilege;
 mod raw;
 mod repair;
 mod route;
+mod spray;
 mod window;
 
 pub use aside::Aside;
@@ -30,4 +31,5 @@ pub use predecessor::Predecessor;
 pub use raw::{RawSender, TransmitTime};
 pub use repair::RepairSocket;
 pub use route::{Route, RouteError};
+pub use spray::Spray;
 pub use window::receive_window_scale;

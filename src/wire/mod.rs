@@ -4,6 +4,7 @@ mod icmp;
 mod pcapng;
 mod segment;
 mod seq;
+mod template;
 mod time;
 mod tuple;
 
@@ -11,5 +12,6 @@ pub use icmp::{Icmp, IcmpKind, Quote, echo_request};
 pub use pcapng::PacketLog;
 pub use segment::{DEFAULT_HOP_LIMIT, NotASegment, Options, Segment};
 pub use seq::Seq;
+pub use template::Template;
 pub use time::WallTime;
 pub use tuple::Tuple;
