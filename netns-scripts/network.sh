@@ -14,11 +14,24 @@ usage: network.sh up NAME [OPTION...]
        network.sh down NAME
 
   --topology KIND        two-nats (default) or lan
-  --nat-a KIND[:SYN]     what router-a does; likewise --nat-b. KIND is one of
-                           masquerade   an iptables MASQUERADE router (default)
-                           none         no NAT: the host has a public address
-                         SYN is what it does with an unsolicited SYN:
-                           rst (default: what the kernel does), drop, reject
+  --nat-a KIND[,OPTION...]
+                         what router-a does; likewise --nat-b. KIND is one of
+                           masquerade      iptables MASQUERADE: keeps the port (default)
+                           random          MASQUERADE --random: a port for each destination
+                           random-fully    MASQUERADE --random-fully
+                           to-ports=LO-HI  MASQUERADE --to-ports, for TCP
+                           none            no NAT: the host has a public address; no options
+                         The options, after commas or colons, are what it does with an
+                         unsolicited SYN, one of
+                           rst (default: what the kernel does), drop, reject (RST by iptables),
+                           icmp (port unreachable), listener (a program on it takes the call)
+                         and any of
+                           syn-block       drops every SYN from outside, after tracking it
+                           raw-syn-block   drops them before connection tracking
+                           invalid-drop    drops what connection tracking calls INVALID
+                           strict          takes up no connection in mid-stream
+                           conntrack-max=N makes no further mapping when it has so many
+                         For IPv6 it is a stateful firewall with the same options.
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT

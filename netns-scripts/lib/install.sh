@@ -20,6 +20,7 @@ ss                  iproute2      iproute        iproute2       iproute2-ss
 setcap              libcap2-bin   libcap         libcap         libcap
 ssh                 openssh-client openssh-clients openssh      openssh-client
 sshd                openssh-server openssh-server openssh       openssh-server
+socat               socat         socat          socat          socat
 tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck

@@ -1,67 +1,169 @@
 # shellcheck shell=bash
 # What routers do. configure_router runs inside the router's namespace, after its interfaces are
-# up: lan inside, wan outside. A kind of router is one function, router_KIND.
+# up: lan inside, wan outside. A kind of router is how it numbers its mappings; what else it does is
+# an option. Every kind but none translates IPv4 by iptables' MASQUERADE and is a stateful firewall
+# for IPv6, with the same options.
 
-# configure_router KIND[:SYN]
+# Where the program of the option listener listens on the router.
+listener_port=9
+
+# configure_router KIND[,OPTION...]
 configure_router() {
-    local kind=${1%%:*} syn=rst
-    [[ $1 != *:* ]] || syn=${1#*:}
-    case $syn in
-    rst | drop | reject) ;;
-    *)
-        echo "network.sh: a router answers a SYN by rst, drop or reject, not '$syn'" >&2
-        return 1
-        ;;
-    esac
-    if [[ $(type -t "router_$kind") != function ]]; then
-        echo "network.sh: unknown kind of router '$kind'" >&2
-        return 1
-    fi
+    local kind answer='' syns='' invalid='' strict='' most=''
+    parse_router "$1"
     echo 1 >/proc/sys/net/ipv4/ip_forward
     echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
     # Loose: a source must be reachable, by whichever interface. It is what distributions set.
     echo 2 >/proc/sys/net/ipv4/conf/all/rp_filter
-    "router_$kind" "$syn"
+    # Without rules there is no connection tracking either.
+    [[ $kind != none ]] || return 0
+    [[ $answer != listener ]] || start_listener
+    rules_v4 | iptables-restore
+    rules_v6 | ip6tables-restore
+    # The setting is there when the rules have brought connection tracking.
+    [[ -z $strict ]] || echo 0 >/proc/sys/net/netfilter/nf_conntrack_tcp_loose
 }
 
-# Plain routing, no rules and so no connection tracking.
-router_none() {
-    :
+not_a_router() {
+    echo "network.sh: $*" >&2
+    return 1
 }
 
-# iptables MASQUERADE for IPv4, a stateful firewall for IPv6.
-router_masquerade() {
-    local syn=$1
-    iptables-restore <<END
-*nat
--A POSTROUTING -o wan -j MASQUERADE
-COMMIT
-*filter
-$(syn_to_router "$syn")
-COMMIT
-END
-    firewall_v6 "$syn"
-}
-
-# The rule for a SYN to the router's own outer address. The kernel itself answers with RST.
-syn_to_router() {
-    case $1 in
-    rst) ;;
-    drop) echo '-A INPUT -i wan -p tcp -m conntrack --ctstate NEW -j DROP' ;;
-    reject) echo '-A INPUT -i wan -p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset' ;;
+# Sets the variables of configure_router.
+parse_router() {
+    local words word
+    IFS=,: read -r -a words <<<"$1"
+    kind=${words[0]-}
+    case $kind in
+    none | masquerade | random | random-fully) ;;
+    to-ports=*)
+        is_port_range "${kind#*=}" ||
+            not_a_router "to-ports needs a range of ports such as 40000-40063, not '${kind#*=}'" || return
+        ;;
+    *) not_a_router "unknown kind of router '$kind'" || return ;;
     esac
+    for word in "${words[@]:1}"; do
+        [[ $kind != none ]] ||
+            not_a_router "a router without NAT tracks no connections and cannot '$word'" || return
+        case $word in
+        rst | drop | reject | icmp | listener)
+            [[ -z $answer ]] || not_a_router "a router answers a SYN by $answer or by $word" || return
+            answer=$word
+            ;;
+        syn-block | raw-syn-block)
+            [[ -z $syns ]] || not_a_router "a router blocks SYNs by $syns or by $word" || return
+            syns=$word
+            ;;
+        invalid-drop) invalid=drop ;;
+        strict) strict=yes ;;
+        conntrack-max=*)
+            most=${word#*=}
+            [[ $most =~ ^[1-9][0-9]{0,6}$ ]] ||
+                not_a_router "conntrack-max needs a number from 1 on, not '$most'" || return
+            ;;
+        *)
+            not_a_router "a router answers a SYN by rst, drop, reject, icmp or listener, and may" \
+                "syn-block, raw-syn-block, invalid-drop, be strict or have a conntrack-max=N, not '$word'" ||
+                return
+            ;;
+        esac
+    done
+    [[ $syns != raw-syn-block || ${answer:-drop} == drop ]] ||
+        not_a_router "no SYN gets through raw-syn-block that $answer could answer"
+}
+
+is_port_range() {
+    local low=${1%-*} high=${1#*-}
+    [[ $1 =~ ^[1-9][0-9]{0,4}-[1-9][0-9]{0,4}$ ]] && ((low <= high && high <= 65535))
+}
+
+rules_v4() {
+    [[ $syns != raw-syn-block ]] || block_untracked_syns
+    echo '*nat'
+    [[ $answer != listener ]] ||
+        echo "-A PREROUTING -i wan -p tcp --syn -j REDIRECT --to-ports $listener_port"
+    case $kind in
+    random | random-fully) echo "-A POSTROUTING -o wan -j MASQUERADE --$kind" ;;
+    # A range of ports has to be named with its protocol.
+    to-ports=*) echo "-A POSTROUTING -o wan -p tcp -j MASQUERADE --to-ports ${kind#*=}" ;;&
+    *) echo '-A POSTROUTING -o wan -j MASQUERADE' ;;
+    esac
+    echo COMMIT
+    echo '*filter'
+    drop_what_is_invalid
+    local fresh='-A INPUT -i wan -p tcp -m conntrack --ctstate NEW'
+    # The kernel itself answers with RST, and where the listener is, nothing is refused.
+    case $answer in
+    drop) echo "$fresh -j DROP" ;;
+    reject) echo "$fresh -j REJECT --reject-with tcp-reset" ;;
+    icmp) echo "$fresh -j REJECT --reject-with icmp-port-unreachable" ;;
+    esac
+    # Connection tracking has seen it by then.
+    [[ $syns != syn-block ]] || echo '-A FORWARD -i wan -p tcp --syn -j DROP'
+    limit_entries
+    echo COMMIT
 }
 
 # Connections from inside only, as IPv6 routers for homes do (RFC 6092).
-firewall_v6() {
-    local refusal='REJECT --reject-with tcp-reset'
-    [[ $1 != drop ]] || refusal=DROP
-    ip6tables-restore <<END
-*filter
+rules_v6() {
+    local refusal='REJECT --reject-with tcp-reset' inside
+    case $answer in
+    drop) refusal=DROP ;;
+    icmp) refusal='REJECT --reject-with icmp6-port-unreachable' ;;
+    esac
+    [[ $syns != raw-syn-block ]] || block_untracked_syns
+    if [[ $answer == listener ]]; then
+        # Not REDIRECT: the outer interface has no IPv6 address of its own.
+        inside=$(ip -6 -o addr show dev lan scope global | awk '{ sub("/.*", "", $4); print $4 }')
+        echo '*nat'
+        echo "-A PREROUTING -i wan -p tcp --syn -j DNAT --to-destination [$inside]:$listener_port"
+        echo COMMIT
+    fi
+    echo '*filter'
+    drop_what_is_invalid
+    # A SYN that nobody asked for is refused below, as other routers' are.
+    [[ $syns != syn-block ]] ||
+        echo '-A FORWARD -i wan -p tcp --syn -m conntrack ! --ctstate NEW -j DROP'
+    limit_entries
+    cat <<END
 -A FORWARD -i lan -j ACCEPT
 -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
 -A FORWARD -i wan -p tcp -j $refusal
 -A FORWARD -i wan -j DROP
 COMMIT
 END
+}
+
+block_untracked_syns() {
+    printf '%s\n' '*raw' '-A PREROUTING -i wan -p tcp --syn -j DROP' COMMIT
+}
+
+drop_what_is_invalid() {
+    local chain
+    [[ -n $invalid ]] || return 0
+    for chain in INPUT FORWARD OUTPUT; do
+        echo "-A $chain -m conntrack --ctstate INVALID -j DROP"
+    done
+}
+
+# nf_conntrack_max is the whole machine's and cannot be written in a namespace. What a full table
+# does, the packet that needs a new entry is dropped and no entry made, connlimit does as well.
+limit_entries() {
+    [[ -z $most ]] ||
+        echo "-A FORWARD -i lan -m conntrack --ctstate NEW -m connlimit --connlimit-above $most" \
+            "--connlimit-mask 0 -j DROP"
+}
+
+# A program on the router that takes every connection and says nothing. It is one of the
+# namespace's processes, which end with the network.
+start_listener() {
+    socat -u "TCP6-LISTEN:$listener_port,ipv6only=0,reuseaddr,fork,backlog=1024" /dev/null \
+        </dev/null >/dev/null 2>&1 &
+    disown
+    local _
+    for _ in {1..250}; do
+        [[ -z $(ss -ltnH "sport = :$listener_port") ]] || return 0
+        sleep 0.02
+    done
+    not_a_router "nothing listens on port $listener_port of the router"
 }
