@@ -4,6 +4,6 @@ mod model;
 mod path;
 mod pool;
 
-pub use model::{PortModel, Sequence};
+pub use model::{ModelError, PortModel, Sequence};
 pub use path::{NoOpener, Path};
 pub use pool::{PoolError, PortPool};

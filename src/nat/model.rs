@@ -1,5 +1,9 @@
 //! How a router numbers its mappings: what of it both ends have to know to meet.
 
+mod text;
+
+pub use text::ModelError;
+
 use super::pool::PortPool;
 use crate::wire::WallTime;
 
@@ -12,10 +16,13 @@ use crate::wire::WallTime;
 /// | `preserving` | the external port is the internal one, for every destination |
 /// | `stable` | one external port for every destination (endpoint-independent); which, is said by the address that the peer is given |
 /// | `sequential:next=40001,step=1,rate=50,at=1795258800.5` | each mapping gets the port of the one before plus `step`; others take `rate` a second; `next` was next at Unix time `at` (absent: at the instant) |
+/// | `sequential:next=1024,pool=1024-2047+4096-5119` | the counter goes round in a pool, whose ranges are parted by `+` |
 /// | `parity:1024-65535` | random, even for even internal ports and odd for odd ones |
 /// | `random:1024-65535` | random over a pool for each destination; a port block or a MAP-E port set is a small pool |
 /// | `stable-random:1024-65535` | random over a pool, but one for every destination |
 /// | `linux-random` | netfilter's `--random` and `--random-fully`: the pool follows from the internal port |
+///
+/// Left out, `step` is 1, `rate` 0 and a pool 1024-65535.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PortModel {
     /// The external port is the internal one.

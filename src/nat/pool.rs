@@ -27,6 +27,14 @@ pub enum PoolError {
     NotPorts(String),
 }
 
+impl Default for PortPool {
+    /// 1024-65535: the ports that are not well known (RFC 4787 section 4.2.2), from which most
+    /// routers allocate.
+    fn default() -> Self {
+        Self(vec![1024..=65535])
+    }
+}
+
 impl PortPool {
     /// All ports from `first` to `last`.
     ///
