@@ -66,6 +66,20 @@ pub struct PunchArgs {
     /// Punch N consecutive ports at once, both ends alike; the first to finish wins
     #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
     pub spread: String,
+    /// How this side's router numbers its ports, or a file that says so: preserving, stable,
+    /// sequential:next=PORT,rate=N, parity, random[:LO-HI], stable-random[:LO-HI], linux-random
+    #[arg(long, value_name = "MODEL", help_heading = "Routers that change ports")]
+    pub nat_model: Option<String>,
+    /// How the peer's router does; what one side gives here the other gives as --nat-model
+    #[arg(long, value_name = "MODEL", help_heading = "Routers that change ports")]
+    pub peer_model: Option<String>,
+    /// What a search may cost each side: packets=4000,entries=2000,rate=10000 or some of it; rate
+    /// is packets a second, entries are those of the router's table
+    #[arg(long, value_name = "BUDGET", help_heading = "Routers that change ports")]
+    pub budget: Option<String>,
+    /// Search even where success is unlikely
+    #[arg(long, help_heading = "Routers that change ports")]
+    pub anyway: bool,
     /// Hop limit of the low-TTL opener: auto (first hop past the outermost NAT), off, or 1 to 255
     #[arg(long, value_name = "auto|off|TTL", default_value = "auto")]
     pub opener: String,

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod interrupt;
 pub mod ladder;
 pub mod log;
+pub mod model;
 pub mod opener;
 pub mod outcome;
 pub mod punch;

@@ -31,9 +31,10 @@ pub fn status(error: &PunchError) -> Status {
         | PunchError::TupleInUse(_)
         | PunchError::Late { .. }
         | PunchError::Strategy(_)
+        | PunchError::Plan(_)
         | PunchError::Pcap(_) => Status::Usage,
         PunchError::Guard(GuardError::Privileged(_)) => Status::Privilege,
-        PunchError::Route(_) => Status::Impossible,
+        PunchError::Route(_) | PunchError::Unlikely { .. } => Status::Impossible,
         PunchError::TimedOut(_) | PunchError::NothingSent(_) | PunchError::CutOff(_) => {
             Status::TimedOut
         }

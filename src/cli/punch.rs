@@ -5,7 +5,7 @@ use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, opener, outcome, race, secret, span, when};
+use super::{Failure, Status, choice, endpoint, model, opener, outcome, race, secret, span, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::punch::Key;
 use crate::sys::capability::{self, CapabilityError};
@@ -46,6 +46,8 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     })?);
     let mut countdown = Countdown::on_stderr();
     let punched = punch.run(&mut |progress| match progress {
+        Progress::Planned(plan) if !args.quiet => eprintln!("tcp-punch: {plan}"),
+        Progress::Planned(_) => {}
         Progress::Waiting(remaining) => countdown.tick(remaining),
         Progress::Fired => countdown.clear(),
     });
@@ -112,6 +114,8 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     let strategies =
         race::strategies(&args.strategy, args.key.is_some() || args.key_env.is_some())?;
     let spread = race::spread(&args.spread)?;
+    let models = model::both(args.nat_model.as_deref(), args.peer_model.as_deref())?;
+    let budget = args.budget.as_deref().map(model::budget).transpose()?;
     let destination = choice::destination(&args.destination)?;
     distinct(args)?;
     let key = key(args)?;
@@ -126,7 +130,13 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     capability::require().map_err(|error| privilege(&error))?;
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
-    punch = punch.strategies(strategies).spread(spread);
+    punch = punch.strategies(strategies).spread(spread).budget(budget.unwrap_or_default());
+    if let Some((ours, theirs)) = models {
+        punch = punch.models(ours, theirs);
+    }
+    if args.anyway {
+        punch = punch.anyway();
+    }
     if let Some(local) = local {
         punch = punch.local_port(local.port);
         if let Some(ip) = local.ip {

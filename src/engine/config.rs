@@ -1,6 +1,7 @@
 //! What one attempt is asked to do.
 
-use crate::punch::{Strategies, Strategy};
+use crate::nat::PortModel;
+use crate::punch::{Budget, Strategies, Strategy};
 use crate::wire::{Tuple, WallTime};
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +31,9 @@ pub struct Punch {
     pub(crate) key: Option<crate::punch::Key>,
     pub(crate) strategies: Strategies,
     pub(crate) spread: u16,
+    pub(crate) models: Option<(PortModel, PortModel)>,
+    pub(crate) budget: Budget,
+    pub(crate) anyway: bool,
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
     pub(crate) pcap: Option<File>,
@@ -37,8 +41,10 @@ pub struct Punch {
 }
 
 /// How a punch goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// The ports are searched; the plan in words.
+    Planned(String),
     /// So long until the instant.
     Waiting(Duration),
     /// The SYN has left.
@@ -58,6 +64,9 @@ impl Punch {
             key: None,
             strategies: Strategies::Auto,
             spread: 1,
+            models: None,
+            budget: Budget::default(),
+            anyway: false,
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
             pcap: None,
@@ -110,6 +119,28 @@ impl Punch {
 
     /// The most consecutive ports that are punched at once.
     pub const WIDEST_SPREAD: u16 = 64;
+
+    /// How both routers number their mappings: ours, and the peer's. Where they are not known to
+    /// keep one port, the ports are predicted or searched.
+    pub fn models(mut self, ours: PortModel, theirs: PortModel) -> Self {
+        self.models = Some((ours, theirs));
+        self
+    }
+
+    /// What a search may cost; both ends alike.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Go on where the chance is below [`Punch::LEAST_CHANCE`].
+    pub fn anyway(mut self) -> Self {
+        self.anyway = true;
+        self
+    }
+
+    /// A search that is less likely to succeed is not begun.
+    pub const LEAST_CHANCE: f64 = 0.5;
 
     /// How the low-TTL opener is sent.
     pub fn opener(mut self, opener: Opener) -> Self {

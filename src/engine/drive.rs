@@ -7,10 +7,12 @@ use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
-use crate::punch::{Batch, EstablishedTcb, Output, Purpose, Race, tsval};
-use crate::sys::{CallFailed, Capture, Checksum, Guard, Priority, RawSender, clock, wait_readable};
-use crate::wire::{Icmp, Quote, Segment, Tuple, WallTime};
-use std::net::SocketAddr;
+use crate::punch::{Batch, EstablishedTcb, Output, Plan, Purpose, Race, Wave, tsval};
+use crate::sys::{
+    CallFailed, Capture, Captured, Checksum, Guard, Priority, RawSender, Spray, clock,
+    wait_readable,
+};
+use crate::wire::{Icmp, Quote, Segment, Template, Tuple, WallTime};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -21,7 +23,12 @@ pub(super) struct Drive {
     pub(super) at: WallTime,
     pub(super) race: Race,
     pub(super) sender: RawSender,
-    pub(super) capture: Capture,
+    /// In a search the first hears what answers probes, and the second the peer.
+    pub(super) captures: Vec<Capture>,
+    pub(super) spray: Option<Spray>,
+    /// What a search sends, for as long as it sends it.
+    pub(super) template: Option<(Wave, Template)>,
+    pub(super) plan: Option<Plan>,
     pub(super) guards: Vec<Guard>,
     pub(super) installation: Installation,
     pub(super) recorder: Recorder,
@@ -63,6 +70,15 @@ const RAISE: Duration = Duration::from_millis(50);
 const EXPECT: Duration = Duration::from_micros(400);
 const LINGER: Duration = Duration::from_micros(300);
 
+/// At most so many packets are taken in before time is looked at again: a flood must not keep an
+/// attempt from what is due.
+const MOST_AT_ONCE: u32 = 64;
+
+/// Takes one packet from any of them.
+pub(super) fn receive(captures: &mut [Capture]) -> Option<Result<Captured<'_>, CallFailed>> {
+    captures.iter_mut().find_map(|capture| capture.receive().transpose())
+}
+
 impl Drive {
     /// Runs until the handshake completes.
     pub(super) fn run(
@@ -70,6 +86,7 @@ impl Drive {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Completed, PunchError> {
         let mut last = None;
+        let mut taken = 0;
         loop {
             while let Some(output) = self.race.poll() {
                 match output {
@@ -88,7 +105,7 @@ impl Drive {
                     Output::Expired => {
                         return Err(PunchError::expired(
                             &self.race.evidence(),
-                            self.fired_id.is_some(),
+                            self.fired_id.is_some() || self.template.is_some(),
                             self.send_error.clone(),
                         ));
                     }
@@ -103,16 +120,23 @@ impl Drive {
                 progress(Progress::Fired);
                 continue;
             }
-            if let Some(arrival) = self.receive() {
+            if taken < MOST_AT_ONCE
+                && let Some(arrival) = self.receive()
+            {
                 last = Some(arrival);
+                taken += 1;
                 continue;
             }
+            let was_flooded = std::mem::take(&mut taken) == MOST_AT_ONCE;
             self.decide_opener(now);
             if self.race.poll_timeout().is_some_and(|due| due <= now) {
                 self.race.handle_timeout(now);
                 continue;
             }
             self.note_transmissions();
+            if was_flooded {
+                continue;
+            }
             if now < self.at {
                 progress(Progress::Waiting(now.until(self.at)));
             }
@@ -124,8 +148,8 @@ impl Drive {
 
     /// Takes one packet from the capture. Returns a segment of the connection and its time.
     fn receive(&mut self) -> Option<(Segment, WallTime)> {
-        let captured = match self.capture.receive() {
-            Ok(captured) => captured?,
+        let captured = match receive(&mut self.captures)? {
+            Ok(captured) => captured,
             Err(error) => {
                 tracing::warn!("{error}");
                 self.send_error = Some(error);
@@ -185,18 +209,37 @@ impl Drive {
 
     /// Sends `segment` on many tuples.
     pub(super) fn spray(&mut self, segment: &Segment, batch: &Batch) {
-        let Some(search) = self.race.search() else { return };
-        let Tuple { local, remote } = self.tuple;
-        for place in batch.tuples.clone() {
-            let (from, to) = search.tuple(place);
-            let tuple = Tuple {
-                local: SocketAddr::new(local.ip(), from),
-                remote: SocketAddr::new(remote.ip(), to),
+        let (Some(search), Some(spray)) = (self.race.search(), &mut self.spray) else { return };
+        let now = clock::now();
+        let begins = self.template.as_ref().is_none_or(|(wave, _)| *wave != batch.wave);
+        if begins {
+            self.template = Some((batch.wave, Template::new(segment)));
+            let what = match batch.wave {
+                Wave::Opener(_) => "opener, the first of a search",
+                Wave::Syn => "SYN, the first of a search",
             };
-            let packet = Segment { tuple, ..segment.clone() }.to_packet();
-            let _ = self.sender.send(&packet);
+            self.recorder.wave(&Segment { tuple: search.first(), ..segment.clone() }, now, what);
         }
-        self.recorder.packets.sent += batch.tuples.len() as u64;
+        let Some((_, template)) = &self.template else { return };
+        if begins && batch.wave == Wave::Syn {
+            self.fired.sent_ns.get_or_insert(now.unix_ns());
+            self.fired.error_ns.get_or_insert(now.ns_since(self.at));
+        }
+        match spray.send(template, batch.tuples.clone().map(|place| search.tuple(place))) {
+            Ok(sent) => {
+                self.recorder.packets.sent += u64::from(sent);
+                if self.recorder.keeps_packets() {
+                    let mut packet = vec![0; template.len()];
+                    for place in batch.tuples.clone().take(sent as usize) {
+                        let (local, remote) = search.tuple(place);
+                        template.write(local, remote, &mut packet);
+                        self.recorder.log(now, true, &packet);
+                    }
+                }
+                self.send_error = None;
+            }
+            Err(error) => self.refused(error),
+        }
     }
 
     /// The system would not send; it may the next time.
@@ -227,6 +270,9 @@ impl Drive {
             let opener = prober.decide(now);
             if let Some(opener) = opener {
                 self.race.set_opener(opener);
+            }
+            if let (Some(_), [probes, _]) = (&self.spray, &self.captures[..]) {
+                probes.stop();
             }
             if let Some(one_way) = self.one_way {
                 self.race.set_one_way(one_way);
@@ -260,7 +306,8 @@ impl Drive {
             Some(self.at.before(RAISE)).filter(|raise| now < *raise),
         ];
         let until = due.into_iter().flatten().min().unwrap_or(now.after(TICK));
-        let sockets = [self.capture.as_fd(), self.sender.as_fd()];
+        let captures = self.captures.iter().map(AsFd::as_fd);
+        let sockets: Vec<_> = captures.chain([self.sender.as_fd()]).collect();
         let interrupt = self.interrupt.as_ref().map(AsFd::as_fd);
         Ok(wait_readable(&sockets, interrupt, now.until(until))?)
     }

@@ -1,7 +1,7 @@
 //! Why a punch failed: what happened, and what to do.
 
 use super::report::Report;
-use crate::punch::{Cause, Evidence, StrategyError};
+use crate::punch::{Budget, Cause, Evidence, PlanError, StrategyError};
 use crate::sys::{CallFailed, GuardError, RouteError};
 use crate::wire::Tuple;
 
@@ -33,6 +33,17 @@ pub enum PunchError {
     /// The strategies asked for need a key.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
+    /// The models or the budget make no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The plan is not worth its packets.
+    #[error("the search is not worth it: {plan}")]
+    Unlikely {
+        /// It, in words.
+        plan: String,
+        /// The budget that would make it likely, if one would.
+        needed: Option<Budget>,
+    },
     /// The instant has passed before anything could be sent.
     #[error("the instant passed {late_ms} ms ago")]
     Late {
@@ -103,6 +114,14 @@ impl PunchError {
             }
             Self::Guard(GuardError::DescriptorLimit { .. }) => {
                 "raise the hard limit on open files: ulimit -Hn, or LimitNOFILE= of a service".into()
+            }
+            Self::Plan(PlanError::BudgetTooSmall(_)) => "give a larger --budget on both sides, or none".into(),
+            Self::Plan(_) => "correct --nat-model or --peer-model".into(),
+            Self::Unlikely { needed: Some(budget), .. } => {
+                format!("raise the budget on both sides: --budget {budget}; or go on with --anyway")
+            }
+            Self::Unlikely { needed: None, .. } => {
+                "no budget makes it likely; go on with --anyway, or let one side use a router that keeps ports".into()
             }
             Self::TupleInUse(_) => "end it first, or choose another port with --local PORT".into(),
             Self::NoRepair => "use a kernel built with CONFIG_CHECKPOINT_RESTORE, as distributions build theirs".into(),

@@ -4,6 +4,7 @@ mod clock_check;
 mod config;
 mod drive;
 mod error;
+mod field;
 mod fire;
 mod installation;
 mod prober;

@@ -118,7 +118,18 @@ impl Recorder {
         self.pcap.as_mut().map_or(Ok(()), PacketLog::flush)
     }
 
-    fn log(&mut self, at: WallTime, outbound: bool, packet: &[u8]) {
+    /// Whether whole packets are written down.
+    pub(super) fn keeps_packets(&self) -> bool {
+        self.pcap.is_some()
+    }
+
+    /// The first segment of many left.
+    pub(super) fn wave(&mut self, segment: &Segment, now: WallTime, what: &str) {
+        self.push(event_of(segment, segment.tuple, Direction::Sent, now.ns_since(self.at), what));
+    }
+
+    /// Writes down a whole packet, where packets are kept.
+    pub(super) fn log(&mut self, at: WallTime, outbound: bool, packet: &[u8]) {
         if let Some(pcap) = &mut self.pcap
             && let Err(error) = pcap.write(at, outbound, packet)
         {

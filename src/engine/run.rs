@@ -1,8 +1,9 @@
 //! One punch from its configuration to a descriptor.
 
 use super::config::{Opener, Progress, Punch};
-use super::drive::{Completed, Drive};
+use super::drive::{Completed, Drive, receive};
 use super::error::{Failure, PunchError};
+use super::field::Field;
 use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
@@ -12,21 +13,20 @@ use crate::punch::{
     AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, Strategy, tsval,
 };
 use crate::sys::{
-    Aside, CallFailed, Capture, Guard, Predecessor, RawSender, Route, clock, predecessor,
-    receive_window_scale,
+    Aside, CallFailed, Capture, Guard, RawSender, Route, Spray, clock, receive_window_scale,
 };
 use crate::wire::{Segment, Seq, Tuple, WallTime};
 use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// More than the window that we offered can hold in segments of any useful size.
 const MOST_MISSED: usize = 256;
 /// What both ends offer at least, three quarters of what the field holds.
 const LEAST_WINDOW: u16 = 0xc000;
-/// A closing connection between the same endpoints gets this long to be gone.
-const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
+/// The opener's hop limit is decided so long before a search's first opener is due.
+const DECIDING: Duration = Duration::from_millis(10);
 
 impl Punch {
     /// Punches. Blocks until the connection stands or there is a reason why not. `progress` hears
@@ -41,6 +41,9 @@ impl Punch {
         let early = |error: PunchError| Failure { error, report: None };
         let mut drive = self.prepare().map_err(early)?;
         let aside = Aside::new();
+        if let Some(plan) = &drive.plan {
+            progress(Progress::Planned(plan.words()));
+        }
         match drive.run(progress) {
             Ok(completed) => drive.hand_over(&completed, aside),
             Err(error) => Err(drive.fail(error)),
@@ -58,9 +61,18 @@ impl Punch {
         let tuple =
             Tuple { local: SocketAddr::new(route.local_ip, self.local_port), remote: self.peer };
         tracing::debug!(%tuple, interface = route.interface, "route");
-        let (guards, tuples) = guard(self.tuples(tuple))?;
-        let ports: Vec<u16> = tuples.iter().map(|(tuple, _)| tuple.local.port()).collect();
-        let capture = Capture::new(route.interface_index, &ports, tuple.remote.ip())?;
+        let field = Field::prepare(&self, tuple)?;
+        let tuple = field.first();
+        let ports = field.local_ports();
+        let (interface, peer) = (route.interface_index, self.peer.ip());
+        let captures = match &field.search {
+            None => vec![Capture::new(interface, &ports, peer)?],
+            // What answers the probes, which a search would have drown in what its openers draw.
+            Some(_) => {
+                vec![Capture::new(interface, &[], peer)?, Capture::search(interface, &ports, peer)?]
+            }
+        };
+        let spray = field.search.is_some().then(|| Spray::new(&route, route.local_ip, peer));
         let sender = RawSender::new(route.local_ip, tuple.remote.ip())?;
         let installation = Installation::new(tuple.local).map_err(|failed| match failed.errno {
             Errno::ENOPROTOOPT => PunchError::NoRepair,
@@ -70,7 +82,6 @@ impl Punch {
             Recorder::new(self.at, self.pcap, &route.interface).map_err(PunchError::Pcap)?;
         let random = random()?;
         let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.at));
-        let strategy = tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy);
         let attempt = AttemptConfig {
             tuple,
             at: self.at,
@@ -78,17 +89,22 @@ impl Punch {
             iss,
             expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
             offer: offer(&route, (random >> 48) as u16),
-            strategy,
+            strategy: field.tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,
             seed: random,
         };
-        let race = Race::new(RaceConfig { attempt, tuples, search: None });
+        let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
+        let Field { tuples, search, guards, plan } = field;
+        let race = Race::new(RaceConfig { attempt, tuples, search });
         let mut drive = Drive {
             tuple,
             at: self.at,
             race,
             sender,
-            capture,
+            captures,
+            spray: spray.transpose()?,
+            template: None,
+            plan,
             guards,
             installation,
             recorder,
@@ -108,7 +124,8 @@ impl Punch {
             interrupt: self.interrupt,
             opener: OpenerReport::default(),
         };
-        drive.plan_opener(self.opener, self.opener_lead, route.on_link, (random >> 32) as u16);
+        let lead = self.opener_lead.max(lead.unwrap_or_default());
+        drive.plan_opener(self.opener, lead, route.on_link, (random >> 32) as u16);
         Ok(drive)
     }
 }
@@ -188,7 +205,8 @@ impl Drive {
     fn deliver_missed(&mut self, completed: &Completed, installed_at: WallTime) {
         let Completed { tcb, last, .. } = completed;
         let mut missed = vec![Segment { seq: tcb.rcv_nxt, syn: false, ..last.clone() }];
-        while let (true, Ok(Some(captured))) = (missed.len() < MOST_MISSED, self.capture.receive())
+        while let (true, Some(Ok(captured))) =
+            (missed.len() < MOST_MISSED, receive(&mut self.captures))
         {
             let Ok(segment) = Segment::parse(captured.packet) else { continue };
             if segment.tuple == tcb.tuple.reversed() && captured.at <= installed_at {
@@ -270,9 +288,9 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        let Self { guards, capture, sender, priority, .. } = self;
+        let Self { guards, captures, sender, priority, .. } = self;
         drop(guards);
-        aside.close((capture, sender, priority));
+        aside.close((captures, sender, priority));
     }
 }
 
@@ -281,46 +299,6 @@ fn verdict(connected_ns: i64) -> String {
     let side = if connected_ns < 0 { "before" } else { "after" };
     format!("connected {ms:.1} ms {side} the instant")
 }
-
-/// Waits for what is left of an earlier connection between the same endpoints.
-fn make_way(tuple: Tuple) -> Result<(), PunchError> {
-    let began = Instant::now();
-    loop {
-        match predecessor::clear(tuple) {
-            Ok(Predecessor::Gone) => return Ok(()),
-            Ok(Predecessor::Closing) if began.elapsed() < CLOSING_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(Predecessor::Closing | Predecessor::InUse) => {
-                return Err(PunchError::TupleInUse(tuple));
-            }
-            Err(error) => {
-                tracing::debug!("cannot look for an earlier connection: {error}");
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Guards the local port of every tuple. One that another program has is left out, except the
-/// first, which was asked for.
-fn guard(tuples: Vec<(Tuple, Strategy)>) -> Result<(Vec<Guard>, Raced), PunchError> {
-    let (mut guards, mut guarded) = (Vec::new(), Vec::new());
-    for (tuple, strategy) in tuples {
-        let taken = make_way(tuple).and_then(|()| Ok(Guard::new(tuple.local)?));
-        match taken {
-            Ok(guard) => {
-                guards.push(guard);
-                guarded.push((tuple, strategy));
-            }
-            Err(error) if guarded.is_empty() => return Err(error),
-            Err(error) => tracing::warn!("{strategy} on {tuple} is left out: {error}"),
-        }
-    }
-    Ok((guards, guarded))
-}
-
-type Raced = Vec<(Tuple, Strategy)>;
 
 /// What a kernel socket would offer on this route, with a window that no two ends are likely to
 /// have in common: the larger one nominates.

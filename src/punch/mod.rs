@@ -6,7 +6,6 @@ mod exchange;
 mod handshake;
 mod key;
 mod mid_stream;
-mod pace;
 mod plan;
 mod race;
 #[cfg(test)]
@@ -20,7 +19,6 @@ pub use evidence::{Cause, Evidence};
 pub use handshake::{Handshake, Offer, Reaction};
 pub use key::Key;
 pub use mid_stream::MidStream;
-pub use pace::Pace;
 pub use plan::{Budget, BudgetError, End, LEAD, Plan, PlanError, Sources};
 pub use race::{Output, Race, RaceConfig};
 pub use search::{Batch, Search, SearchConfig, Wave};

@@ -1,5 +1,6 @@
 //! A search over many tuples: no state for any of them until the peer is heard on it.
 
+use super::plan::LEAD;
 use crate::wire::{Tuple, WallTime};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -22,6 +23,8 @@ pub struct Search {
     at: WallTime,
     /// What is still to leave, the next first.
     waves: Vec<(Wave, WallTime, Range<u32>)>,
+    /// The first of them has begun.
+    underway: bool,
 }
 
 /// What leaves on every tuple.
@@ -42,7 +45,7 @@ pub struct Batch {
     pub tuples: Range<u32>,
 }
 
-/// What a search is made of.
+/// What a search is made of: a [`Plan`](super::Plan) and where it is carried out.
 #[derive(Clone, Debug)]
 pub struct SearchConfig {
     /// This host's address.
@@ -53,8 +56,6 @@ pub struct SearchConfig {
     pub sources: Vec<u16>,
     /// Ports of the peer, in the order of the plan.
     pub targets: Vec<u16>,
-    /// How many tuples; the first source with all targets, then the next.
-    pub tuples: u32,
     /// Packets a second.
     pub rate: u32,
     /// Packets in all.
@@ -65,11 +66,10 @@ pub struct SearchConfig {
     pub at: WallTime,
 }
 
-/// From the last opener to the instant: the clocks' difference fits in, and what the path holds
-/// back.
-const SETTLING: Duration = Duration::from_millis(50);
 /// What SYNs that got lost are repeated after.
 const REPETITION: Duration = Duration::from_millis(300);
+/// A wave that begins later than this is paced from then on instead of catching up.
+const LATE: Duration = Duration::from_millis(5);
 /// At most so many tuples at once, so that what comes in is not kept waiting.
 const LARGEST_BATCH: u32 = 256;
 
@@ -77,8 +77,7 @@ impl Search {
     /// A search that has sent nothing yet.
     pub fn new(config: SearchConfig) -> Self {
         let SearchConfig { local, remote, sources, targets, rate, packets, at, .. } = config;
-        let most = u32::try_from(sources.len() * targets.len()).unwrap_or(u32::MAX);
-        let tuples = config.tuples.min(most);
+        let tuples = u32::try_from(sources.len() * targets.len()).unwrap_or(u32::MAX);
         let mut search = Self {
             local,
             remote,
@@ -90,6 +89,7 @@ impl Search {
             rate: rate.max(1),
             at,
             waves: Vec::new(),
+            underway: false,
         };
         if config.fires {
             search.waves.push((Wave::Syn, at, 0..tuples));
@@ -103,13 +103,25 @@ impl Search {
 
     /// Has openers leave with this hop limit, before the instant.
     pub fn set_opener(&mut self, hop_limit: u8) {
-        let openers = (Wave::Opener(hop_limit), self.opens_at(), 0..self.tuples);
-        self.waves.insert(0, openers);
+        if self.tuples > 0 {
+            self.waves.insert(0, (Wave::Opener(hop_limit), self.opens_at(), 0..self.tuples));
+        }
     }
 
     /// When the first opener leaves.
     pub fn opens_at(&self) -> WallTime {
-        self.at.before(self.duration(self.tuples) + SETTLING)
+        self.at.before(self.duration(self.tuples) + LEAD)
+    }
+
+    /// The first tuple.
+    pub fn first(&self) -> Tuple {
+        let (local, remote) = self.tuple(0);
+        Tuple { local: (self.local, local).into(), remote: (self.remote, remote).into() }
+    }
+
+    /// The local ports.
+    pub fn sources(&self) -> &[u16] {
+        &self.sources
     }
 
     /// How many tuples there are.
@@ -117,11 +129,12 @@ impl Search {
         self.tuples
     }
 
-    /// The local port and the peer's of the tuple at this place.
+    /// The local port and the peer's of the tuple at this place: all sources to one target, then
+    /// the next target.
     pub fn tuple(&self, place: u32) -> (u16, u16) {
-        let targets = u32::try_from(self.targets.len()).unwrap_or(1).max(1);
+        let sources = u32::try_from(self.sources.len()).unwrap_or(1).max(1);
         let at = |ports: &[u16], place: u32| ports.get(place as usize).copied().unwrap_or(0);
-        (at(&self.sources, place / targets), at(&self.targets, place % targets))
+        (at(&self.sources, place % sources), at(&self.targets, place / sources))
     }
 
     /// Whether it may have sent on this tuple.
@@ -139,6 +152,10 @@ impl Search {
         if now < *starts {
             return None;
         }
+        if !self.underway && now > starts.after(LATE) {
+            *starts = now;
+        }
+        self.underway = true;
         let elapsed = u64::try_from(starts.until(now).as_nanos()).unwrap_or(u64::MAX);
         let due = elapsed.saturating_mul(rate) / 1_000_000_000 + 1;
         let end = tuples.end.min(u32::try_from(due).unwrap_or(u32::MAX));
@@ -149,6 +166,7 @@ impl Search {
         let batch = Batch { wave: *wave, tuples: tuples.start..end };
         tuples.start = end;
         if tuples.start >= tuples.end {
+            self.underway = false;
             self.waves.remove(0);
         }
         Some(batch)
@@ -211,8 +229,7 @@ mod tests {
             local: [192, 168, 1, 2].into(),
             remote: [203, 0, 113, 1].into(),
             sources: vec![600, 700],
-            targets: (1000..1100).collect(),
-            tuples: 150,
+            targets: (1000..1075).collect(),
             rate: 1000,
             packets,
             fires,
@@ -261,24 +278,27 @@ mod tests {
     }
 
     #[test]
-    fn a_late_start_catches_up_in_batches() {
+    fn a_late_start_is_paced_and_a_late_batch_catches_up() {
         let mut search = search(300, true);
         assert_eq!(search.poll(ms(AT - 1)), None);
         let batch = search.poll(ms(AT + 5_000)).unwrap();
-        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 0..150 });
+        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 0..1 });
+        let batch = search.poll(ms(AT + 5_100)).unwrap();
+        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 1..101 });
     }
 
     #[test]
     fn its_tuples_are_known_without_a_table() {
         let search = search(300, true);
         assert_eq!(search.tuple(0), (600, 1000));
-        assert_eq!(search.tuple(149), (700, 1049));
+        assert_eq!(search.tuple(1), (700, 1000));
+        assert_eq!(search.tuple(149), (700, 1074));
         let tuple = |local: u16, remote: u16| Tuple {
             local: ([192, 168, 1, 2], local).into(),
             remote: ([203, 0, 113, 1], remote).into(),
         };
-        assert!(search.covers(tuple(700, 1099)));
-        assert!(!search.covers(tuple(701, 1099)));
-        assert!(!search.covers(tuple(700, 1100)));
+        assert!(search.covers(tuple(700, 1074)));
+        assert!(!search.covers(tuple(701, 1074)));
+        assert!(!search.covers(tuple(700, 1075)));
     }
 }

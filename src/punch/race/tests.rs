@@ -155,14 +155,12 @@ fn a_peer_with_one_strategy_meets_one_with_all() {
 }
 
 fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
-    let tuples = u32::try_from(sources.len() * targets.len()).unwrap();
     let [local, remote] = [host, 3 - host].map(|host| [10, 0, 0, host].into());
     let search = Search::new(SearchConfig {
         local,
         remote,
         sources: sources.to_vec(),
         targets,
-        tuples,
         rate: 1000,
         packets: 4000,
         fires: true,

@@ -1,0 +1,132 @@
+//! The tuples of a punch, and their local ports, which are guarded from here on.
+
+use super::config::Punch;
+use super::error::PunchError;
+use crate::punch::{End, Plan, Search, SearchConfig, Sources, Strategy};
+use crate::sys::{Guard, Predecessor, predecessor};
+use crate::wire::Tuple;
+use std::time::{Duration, Instant};
+
+/// Where the punch takes place.
+pub(super) struct Field {
+    /// The tuples raced and how, the first preferred; none in a search.
+    pub(super) tuples: Vec<(Tuple, Strategy)>,
+    /// The tuples searched.
+    pub(super) search: Option<Search>,
+    pub(super) guards: Vec<Guard>,
+    /// What the search rests on.
+    pub(super) plan: Option<Plan>,
+}
+
+/// A closing connection between the same endpoints gets this long to be gone.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Field {
+    /// Plans, and guards what is planned. `tuple` is what the punch would use on its own.
+    ///
+    /// # Errors
+    /// The plan's, and the guards' where they matter.
+    pub(super) fn prepare(punch: &Punch, tuple: Tuple) -> Result<Self, PunchError> {
+        match punch.plan()? {
+            Some(plan) if plan.len() > 1 => Self::searched(punch, plan, tuple),
+            Some(_) | None => Self::raced(punch.tuples(tuple)),
+        }
+    }
+
+    /// The first tuple.
+    pub(super) fn first(&self) -> Tuple {
+        match (&self.search, self.tuples.first()) {
+            (Some(search), _) => search.first(),
+            (None, Some((tuple, _))) => *tuple,
+            (None, None) => unreachable!("a field has tuples or a search"),
+        }
+    }
+
+    /// Each local port once.
+    pub(super) fn local_ports(&self) -> Vec<u16> {
+        match &self.search {
+            Some(search) => search.sources().to_vec(),
+            None => self.tuples.iter().map(|(tuple, _)| tuple.local.port()).collect(),
+        }
+    }
+
+    fn searched(punch: &Punch, plan: Plan, tuple: Tuple) -> Result<Self, PunchError> {
+        let Tuple { local, remote } = tuple;
+        let (guards, sources) = match &plan.sources {
+            Sources::Exactly(_) => (vec![Guard::new(local)?], vec![local.port()]),
+            Sources::Any { count, of } => {
+                // From the port that was asked for, if it is one of them.
+                let place = of.place(local.port()).unwrap_or(0);
+                let ports = (0..of.size()).map(|nth| of.nth(place.wrapping_add(nth)));
+                Guard::several(local.ip(), ports, usize::from(*count))?
+            }
+        };
+        let search = Search::new(SearchConfig {
+            local: local.ip(),
+            remote: remote.ip(),
+            sources,
+            targets: plan.targets.clone(),
+            rate: punch.budget.rate,
+            packets: punch.budget.packets,
+            fires: plan.fires(),
+            at: punch.at,
+        });
+        Ok(Self { tuples: Vec::new(), search: Some(search), guards, plan: Some(plan) })
+    }
+
+    /// Guards the local port of every tuple. One that another program has is left out, except the
+    /// first, which was asked for.
+    fn raced(tuples: Vec<(Tuple, Strategy)>) -> Result<Self, PunchError> {
+        let (mut guards, mut guarded) = (Vec::new(), Vec::new());
+        for (tuple, strategy) in tuples {
+            let taken = make_way(tuple).and_then(|()| Ok(Guard::new(tuple.local)?));
+            match taken {
+                Ok(guard) => {
+                    guards.push(guard);
+                    guarded.push((tuple, strategy));
+                }
+                Err(error) if guarded.is_empty() => return Err(error),
+                Err(error) => tracing::warn!("{strategy} on {tuple} is left out: {error}"),
+            }
+        }
+        Ok(Self { tuples: guarded, search: None, guards, plan: None })
+    }
+}
+
+impl Punch {
+    /// The plan that both models make, if they were given.
+    fn plan(&self) -> Result<Option<Plan>, PunchError> {
+        let Some((ours, theirs)) = &self.models else { return Ok(None) };
+        let ours = End { model: ours.clone(), port: self.local_port };
+        let theirs = End { model: theirs.clone(), port: self.peer.port() };
+        let plan = Plan::new(&ours, &theirs, &self.budget, self.at)?;
+        if plan.chance < Self::LEAST_CHANCE && !self.anyway {
+            let needed = plan.needed(LIKELY);
+            return Err(PunchError::Unlikely { plan: plan.words(), needed });
+        }
+        Ok(Some(plan))
+    }
+}
+
+/// What advice about a budget aims at.
+const LIKELY: f64 = 0.99;
+
+/// Waits for what is left of an earlier connection between the same endpoints.
+fn make_way(tuple: Tuple) -> Result<(), PunchError> {
+    let began = Instant::now();
+    loop {
+        match predecessor::clear(tuple) {
+            Ok(Predecessor::Gone) => return Ok(()),
+            Ok(Predecessor::Closing) if began.elapsed() < CLOSING_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(Predecessor::Closing | Predecessor::InUse) => {
+                return Err(PunchError::TupleInUse(tuple));
+            }
+            Err(error) => {
+                tracing::debug!("cannot look for an earlier connection: {error}");
+                return Ok(());
+            }
+        }
+    }
+}
