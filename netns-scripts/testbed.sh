@@ -59,9 +59,26 @@ run_demo() {
 run_bench() {
     find_caller
     install_missing
+    ! measures spray "$@" || install_missing scanners
     build_product
     build_bench
     bubble "$bench_bin" --bench "$@"
+}
+
+# measures FIGURE [BENCH ARGUMENT...]: whether the bench, called so, measures that figure.
+measures() {
+    local figure=$1 named=0
+    shift
+    while (($#)); do
+        case $1 in
+        "$figure") return ;;
+        --json | --markdown) shift $(($# > 1)) ;;
+        -*) ;;
+        *) named=1 ;;
+        esac
+        shift
+    done
+    ((!named))
 }
 
 run_command() {

@@ -27,27 +27,39 @@ shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 END
 }
 
+# What the figure of the spray is measured beside.
+scanners() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+masscan             masscan       masscan        masscan        masscan
+zmap                zmap          zmap           zmap           zmap
+hping3              hping3        hping3         hping          hping3
+END
+}
+
+# install_missing [TABLE]: what is missing of a table of this file, tools by default.
 install_missing() {
-    local column packages=()
-    mapfile -t packages < <(missing_packages 0)
+    local table=${1-tools} column packages=()
+    mapfile -t packages < <(missing_packages 0 "$table")
     if ((${#packages[@]})); then
         column=$(package_column) || fail "please install: ${packages[*]} (no known package manager)"
-        mapfile -t packages < <(missing_packages "$column")
+        mapfile -t packages < <(missing_packages "$column" "$table")
         echo "installing ${packages[*]}"
         install_packages "${packages[@]}" || fail "could not install ${packages[*]}"
-        mapfile -t packages < <(missing_packages 0)
+        mapfile -t packages < <(missing_packages 0 "$table")
         ((${#packages[@]} == 0)) || fail "still missing after installation: ${packages[*]}"
     fi
     ensure_rust
 }
 
-# The packages of a column whose command is missing; column 0 names the commands.
+# missing_packages COLUMN TABLE: the packages of a column whose command is missing; column 0 names
+# the commands.
 missing_packages() {
-    local column=$1 row
+    local column=$1 table=$2 row
     while read -r -a row; do
         [[ ${row[0]} != command ]] || continue
         is_usable "${row[0]}" || tr , '\n' <<<"${row[$column]}"
-    done < <(tools) | sort -u
+    done < <("$table") | sort -u
 }
 
 # BusyBox has smaller commands of the same names.

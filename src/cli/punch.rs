@@ -33,7 +33,7 @@ pub struct Ready {
 /// The failure to print, with its exit status.
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     let Ready { punch, destination, mut records } = prepare(args, now)?;
-    narrow(punch.local().1)?;
+    narrow(punch.binds_low_ports())?;
     let signals = Interrupt::catch().map_err(|error| {
         Failure::new(
             Status::Internal,
@@ -157,12 +157,12 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
 ///
 /// # Errors
 /// A privilege failure.
-fn narrow(port: u16) -> Result<(), Failure> {
+fn narrow(low_ports: bool) -> Result<(), Failure> {
     let mut later = Vec::new();
     if geteuid().is_root() {
         later.extend(capability::CHANGING_USER);
     }
-    if port < 1024 {
+    if low_ports {
         later.push(capability::BINDING_LOW_PORTS);
     }
     capability::narrow(&later).map_err(|error| privilege(&error))

@@ -91,6 +91,13 @@ impl Punch {
         (self.local_ip, self.local_port)
     }
 
+    /// Whether ports below 1024 may be bound, which takes CAP_NET_BIND_SERVICE: that of the caller,
+    /// or those that make a random Linux router's pool small.
+    pub fn binds_low_ports(&self) -> bool {
+        let small_pool = |(ours, _): &(PortModel, _)| *ours == PortModel::LinuxRandom;
+        self.local_port < 1024 || self.models.as_ref().is_some_and(small_pool)
+    }
+
     /// Give up this long after the instant.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

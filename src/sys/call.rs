@@ -101,3 +101,25 @@ pub(crate) fn get_option<T: Plain>(
     };
     Ok(value)
 }
+
+/// bind(2) of a packet socket to one interface and one EtherType (`libc::ETH_P_*`).
+pub(crate) fn bind_packet(
+    socket: impl AsFd,
+    interface: u32,
+    protocol: u16,
+) -> Result<(), CallFailed> {
+    // SAFETY: all zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = interface as i32;
+    // SAFETY: the address lives as long as the call and has the length given.
+    let result = unsafe {
+        libc::bind(
+            socket.as_fd().as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop).named("bind(AF_PACKET)")
+}

@@ -1,7 +1,7 @@
 //! Catches the packets of an attempt before the kernel's TCP sees them.
 #![allow(unsafe_code)]
 
-use super::call::{CallFailed, Named, set_option};
+use super::call::{CallFailed, Named, bind_packet, set_option};
 use super::filter::Filter;
 use crate::wire::WallTime;
 use nix::errno::Errno;
@@ -104,20 +104,7 @@ impl Capture {
         }
         // Linux 4.20. Without it our own packets come back too; their source gives them away.
         let _ = set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1i32, "");
-        // SAFETY: all zero is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = protocol.to_be();
-        address.sll_ifindex = interface as i32;
-        // SAFETY: the address lives as long as the call and has the length given.
-        let result = unsafe {
-            libc::bind(
-                socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        Errno::result(result).named("bind(AF_PACKET)")?;
+        bind_packet(&socket, interface, protocol)?;
         Ok(Self { socket, buffer: vec![0; LARGEST_PACKET].into_boxed_slice() })
     }
 

@@ -4,7 +4,7 @@
 use super::call::{CallFailed, Named};
 use nix::errno::Errno;
 use nix::libc;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// A filter program: a packet passes if any of its rules matches.
@@ -73,16 +73,8 @@ impl Filter {
                 ports.iter().map(segment).chain([echo_reply, quote(3), quote(11)]).collect()
             }
             IpAddr::V6(peer) => {
-                let address = |offset| {
-                    let words = peer.to_bits();
-                    [96, 64, 32, 0]
-                        .map(|shift| (words >> shift) as u32)
-                        .into_iter()
-                        .enumerate()
-                        .map(move |(index, value)| equal(WORD, offset + 4 * index as u32, value))
-                };
                 let with = |head: &[Step], offset| {
-                    head.iter().copied().chain(address(offset)).collect::<Vec<_>>()
+                    head.iter().copied().chain(address(peer, offset)).collect::<Vec<_>>()
                 };
                 let segment =
                     |port: &u16| with(&[equal(BYTE, 6, 6), equal(HALF, 42, (*port).into())], 8);
@@ -113,10 +105,7 @@ impl Filter {
             }
             IpAddr::V6(peer) => {
                 equal(BYTE, 6, 6).assemble(&mut checks);
-                for (index, shift) in [96, 64, 32, 0].into_iter().enumerate() {
-                    let word = (peer.to_bits() >> shift) as u32;
-                    equal(WORD, 8 + 4 * index as u32, word).assemble(&mut checks);
-                }
+                address(peer, 8).for_each(|step| step.assemble(&mut checks));
                 checks.push((instruction(libc::BPF_LD | BYTE | libc::BPF_ABS, 53), false));
                 instruction(libc::BPF_LD | HALF | libc::BPF_ABS, 42)
             }
@@ -130,6 +119,18 @@ impl Filter {
         program.push(verdict(false));
         program.extend(search_tree(&boundaries(locals), false));
         Self(program)
+    }
+
+    /// What leaves for the peer, on frames that packet sockets overhear.
+    pub(super) fn departing(peer: IpAddr) -> Self {
+        let network = libc::SKF_NET_OFF as u32;
+        let kind = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+        let mut steps = vec![equal(BYTE, kind, libc::PACKET_OUTGOING.into())];
+        match peer {
+            IpAddr::V4(peer) => steps.push(equal(WORD, network + 16, peer.into())),
+            IpAddr::V6(peer) => steps.extend(address(peer, network + 24)),
+        }
+        Self::any_of(&[&steps])
     }
 
     /// A step that fails jumps to the next rule; a rule whose steps all pass accepts.
@@ -214,6 +215,12 @@ impl Step {
 
 const fn equal(size: u32, offset: u32, value: u32) -> Step {
     Step::Equal { size, offset, mask: u32::MAX, value }
+}
+
+/// An IPv6 address at this offset.
+fn address(address: Ipv6Addr, offset: u32) -> impl Iterator<Item = Step> {
+    let word = move |index: u32| (address.to_bits() >> (96 - 32 * index)) as u32;
+    (0..4).map(move |index| equal(WORD, offset + 4 * index, word(index)))
 }
 
 const fn past(size: u32, offset: u32, value: u32) -> Step {

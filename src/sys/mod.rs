@@ -13,6 +13,7 @@ pub mod firewall;
 mod firing;
 mod guard;
 pub mod inspect;
+mod link;
 pub mod predecessor;
 pub mod privilege;
 mod raw;

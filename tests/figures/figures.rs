@@ -15,6 +15,7 @@ mod retransmissions;
 mod sample;
 mod series;
 mod skew;
+mod spray;
 mod table;
 mod throughput;
 
@@ -25,6 +26,9 @@ mod capture;
 #[allow(dead_code, reason = "shared with tests/lab")]
 #[path = "../lab/network.rs"]
 mod network;
+#[allow(dead_code, reason = "shared with tests/lab")]
+#[path = "../lab/veth.rs"]
+mod veth;
 
 use std::error::Error;
 use std::fs;
@@ -39,7 +43,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 7] = [
+const FIGURES: [(&str, Measurement); 8] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -47,6 +51,7 @@ const FIGURES: [(&str, Measurement); 7] = [
     ("throughput", throughput::measure),
     ("skew", skew::measure),
     ("series", series::measure),
+    ("spray", spray::measure),
 ];
 
 /// Measures, and prints the figures as a table.
@@ -71,6 +76,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let done = match (arguments.next().as_deref(), arguments.next()) {
         (Some("end"), Some(job)) => end::serve(&job).map(|()| true),
+        (Some(spray::SERVE), Some(way)) => spray::serve(&way).map(|()| true),
         _ => run(&Arguments::parse()),
     };
     match done {

@@ -77,6 +77,11 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// The host that this network namespace is.
+    pub(crate) fn named(namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned() }
+    }
+
     /// A command that runs on this host.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");
