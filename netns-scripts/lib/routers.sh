@@ -147,11 +147,12 @@ drop_what_is_invalid() {
 }
 
 # nf_conntrack_max is the whole machine's and cannot be written in a namespace. What a full table
-# does, the packet that needs a new entry is dropped and no entry made, connlimit does as well.
+# does, the packet that needs a new entry is dropped and no entry made, connlimit does as well. A
+# repeated SYN is NEW, too, but its entry is confirmed.
 limit_entries() {
     [[ -z $most ]] ||
-        echo "-A FORWARD -i lan -m conntrack --ctstate NEW -m connlimit --connlimit-above $most" \
-            "--connlimit-mask 0 -j DROP"
+        echo "-A FORWARD -i lan -m conntrack ! --ctstatus CONFIRMED -m connlimit" \
+            "--connlimit-above $most --connlimit-mask 0 -j DROP"
 }
 
 # A program on the router that takes every connection and says nothing. It is one of the
