@@ -7,6 +7,8 @@ mod area;
 mod counter;
 mod history;
 mod hypothesis;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +22,9 @@ use super::pool::PortPool;
 use super::prediction::Prediction;
 use crate::wire::WallTime;
 use area::Area;
+
+/// Parts of the whole less likely than this are left out. There are some 1,500 hypotheses.
+const NEGLIGIBLE: f64 = 1e-8;
 
 /// A mapping, as a server told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ const PSID_BITS: std::ops::RangeInclusive<u32> = 3..=9;
 
 /// Any range of adjacent ports, as `--to-ports` gives: its size log-uniform, on a grid that is
 /// finer than the data can tell, and its place uniform.
-const ANYWHERE: f64 = 0.18;
+pub(super) const ANYWHERE: f64 = 0.18;
 const SMALLEST: f64 = 8.0;
 const GRID: f64 = 1.06;
 
@@ -77,6 +77,13 @@ pub(super) fn candidates(allocations: &[Allocation]) -> Vec<Candidate> {
     }
     for offset_bits in OFFSET_BITS {
         for psid_bits in PSID_BITS {
+            let same_psid = |port: u16| {
+                let run_bits = 16_u32.saturating_sub(offset_bits + psid_bits);
+                (port ^ low) >> run_bits & ((1 << psid_bits) - 1) == 0
+            };
+            if !ports().all(same_psid) {
+                continue;
+            }
             let families = OFFSET_BITS.len() as f64 * PSID_BITS.count() as f64;
             let prior = MAP_E / families / f64::from(1_u32 << psid_bits);
             known(map_e(offset_bits, psid_bits, low), prior);

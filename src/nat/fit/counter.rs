@@ -1,7 +1,8 @@
 //! A counter that hands out ports, and what ports seen say about its step and competitors.
 
+use super::area::ANYWHERE;
 use super::history::Allocation;
-use super::ln_sum;
+use super::{NEGLIGIBLE, ln_sum};
 use crate::nat::counts::Counts;
 use crate::nat::density::Density;
 use crate::nat::pool::PortPool;
@@ -109,17 +110,44 @@ impl Counter {
 
     pub(super) fn add_to(&self, density: &mut Density, nth: u32, when: WallTime, weight: f64) {
         let waited_s = seconds(self.last.0, when);
-        for rate in self.rates.iter().filter(|rate| rate.probability > 1e-6) {
+        for rate in &self.rates {
+            let weight = weight * rate.probability;
+            if weight < NEGLIGIBLE {
+                continue;
+            }
             let size = self.pool.size();
             let others = if rate.shape > 0.0 {
                 Counts::poisson_gamma(rate.shape, rate.scale_s, waited_s, size)
             } else {
                 Counts::poisson(0.0, size)
             };
-            let weight = weight * rate.probability;
             density.add_sequence(self.next(), self.step, &self.pool, nth, &others, weight);
         }
     }
+}
+
+/// The pool of a counter that was seen to go round, if its ends are none that a system is known
+/// for: the narrowest that holds the ports, and wider ones by what a step may leave over. With
+/// each the logarithm of its prior probability.
+pub(super) fn round_of(step: i16, allocations: &[Allocation]) -> Vec<(PortPool, f64)> {
+    let ports = || allocations.iter().map(|allocation| allocation.port);
+    let turned = allocations
+        .windows(2)
+        .any(|pair| (i32::from(pair[1].port) - i32::from(pair[0].port)) * i32::from(step) < 0);
+    let ends = ports().min().zip(ports().max()).filter(|_| turned);
+    let Some((low, high)) = ends.filter(|(low, _)| *low >= 1024) else { return Vec::new() };
+    let wider = (0..step.unsigned_abs()).map(|left_over| {
+        let (low, high) = match step {
+            ..0 => (low.saturating_sub(left_over), high),
+            0.. => (low, high.saturating_add(left_over)),
+        };
+        let pool = PortPool::range(low, high).ok()?;
+        // Size log-uniform from 8 to 64,512 and place uniform, as area.rs has it.
+        let size = f64::from(pool.size());
+        let prior = ANYWHERE / (size * (64_512.0_f64 / 8.0).ln()) / (64_513.0 - size).max(1.0);
+        Some((pool, prior.ln()))
+    });
+    wider.flatten().collect()
 }
 
 /// How many mappings others made between two of ours.

@@ -2,11 +2,12 @@
 
 use super::MappingBehaviour;
 use super::area::{Area, Candidate, candidates};
-use super::counter::{Counter, STEPS};
+use super::counter::{Counter, STEPS, round_of};
 use super::history::{Allocation, History, ln_beta_binomial};
-use super::ln_sum;
+use super::{NEGLIGIBLE, ln_sum};
 use crate::nat::density::Density;
 use crate::nat::model::PortModel;
+use crate::nat::pool::PortPool;
 use crate::wire::WallTime;
 
 /// Prior probabilities of the mapping behaviours. NAT surveys find about half of all routers
@@ -29,9 +30,6 @@ const LINUX_RANDOM: f64 = 0.15;
 const TAKEN: f64 = 0.2;
 const FREE: f64 = 10.0;
 const PORTS: f64 = 65_535.0;
-
-/// Hypotheses less likely than this are forgotten. There are some 1,500.
-const NEGLIGIBLE: f64 = 1e-9;
 
 /// A router, as far as ports go.
 #[derive(Clone, Debug)]
@@ -115,18 +113,26 @@ fn laws(allocations: &[Allocation]) -> Vec<(Law, f64)> {
 
     let same_parity =
         allocations.iter().all(|allocation| allocation.port % 2 == allocation.source % 2);
-    for Candidate { area, ln_prior, ln_each } in candidates(allocations) {
-        if let Area::Pool(pool) = &area {
-            for (step, prior) in STEPS {
-                if let Some(counter) = Counter::new(step, pool, allocations) {
-                    // The counter starts anywhere in its pool; areas that are not pools are no
-                    // hypotheses here, so that the prior is a little short of 1.
-                    let ln = SEQUENTIAL.ln() + prior.ln() + ln_prior + ln_each;
-                    let ln = ln + counter.ln_evidence;
-                    laws.push((Law::Sequential(Box::new(counter)), ln));
-                }
+    let mut count = |step: i16, prior: f64, pool: &PortPool, ln_prior: f64| {
+        if let Some(counter) = Counter::new(step, pool, allocations) {
+            // A counter starts anywhere in its pool.
+            let ln_start = -f64::from(pool.size()).ln();
+            let ln = SEQUENTIAL.ln() + prior.ln() + ln_prior + ln_start + counter.ln_evidence;
+            laws.push((Law::Sequential(Box::new(counter)), ln));
+        }
+    };
+    let candidates = candidates(allocations);
+    for (step, prior) in STEPS {
+        for Candidate { area, ln_prior, .. } in &candidates {
+            if let Area::Pool(pool) = area {
+                count(step, prior, pool, *ln_prior);
             }
         }
+        for (pool, ln_prior) in round_of(step, allocations) {
+            count(step, prior, &pool, ln_prior);
+        }
+    }
+    for Candidate { area, ln_prior, ln_each } in candidates {
         if same_parity {
             let ln_each = ln_each + std::f64::consts::LN_2;
             laws.push((Law::Parity(area.clone()), PARITY.ln() + ln_prior + number * ln_each));
@@ -159,12 +165,18 @@ impl Mixture {
     }
 
     pub(super) fn add(&mut self, hypothesis: &Hypothesis, history: &History, mut weight: f64) {
+        if weight < NEGLIGIBLE {
+            return;
+        }
         let mut nth = self.nth;
         if hypothesis.behaviour == MappingBehaviour::EndpointIndependent {
             nth = 0;
             if let Some(port) = history.latest.get(&self.source) {
                 self.all.add(*port, weight * history.lasts());
                 weight *= 1.0 - history.lasts();
+            }
+            if weight < NEGLIGIBLE {
+                return;
             }
         }
         match &hypothesis.law {
