@@ -8,7 +8,12 @@ use std::str::FromStr;
 ///
 /// As text: ranges and single ports, as in `1024-65535` or `4096-4111,8192-8207`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PortPool(Vec<RangeInclusive<u16>>);
+pub struct PortPool {
+    ranges: Vec<RangeInclusive<u16>>,
+    /// How many ports come before each range: a place is found by halving, since the pool of a
+    /// parity has 32,256 ranges.
+    before: Vec<u32>,
+}
 
 /// Why a text or a list of ranges is no pool.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +36,7 @@ impl Default for PortPool {
     /// 1024-65535: the ports that are not well known (RFC 4787 section 4.2.2), from which most
     /// routers allocate.
     fn default() -> Self {
-        Self(vec![1024..=65535])
+        Self { ranges: vec![1024..=65535], before: vec![0] }
     }
 }
 
@@ -68,58 +73,66 @@ impl PortPool {
                 _ => merged.push(range),
             }
         }
-        if merged.is_empty() { Err(PoolError::Empty) } else { Ok(Self(merged)) }
+        if merged.is_empty() {
+            return Err(PoolError::Empty);
+        }
+        let before = merged.iter().scan(0, |sum, range| {
+            let before = *sum;
+            *sum += length(range);
+            Some(before)
+        });
+        Ok(Self { before: before.collect(), ranges: merged })
     }
 
     /// How many ports it has: 1 to 65,535.
     pub fn size(&self) -> u32 {
-        self.0.iter().map(|range| u32::from(range.end() - range.start()) + 1).sum()
+        let last = self.ranges.len() - 1;
+        self.before[last] + length(&self.ranges[last])
     }
 
     /// Whether `port` is one of them.
     pub fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&port))
+        self.place(port).is_some()
     }
 
     /// The ports in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().flat_map(Clone::clone)
+        self.ranges.iter().flat_map(Clone::clone)
     }
 
     /// Its ranges in ascending order, never adjacent.
     pub fn ranges(&self) -> &[RangeInclusive<u16>] {
-        &self.0
+        &self.ranges
     }
 
     /// The port at this place in ascending order, counted from 0 and around.
     pub fn nth(&self, place: u32) -> u16 {
-        let mut place = place % self.size();
-        for range in &self.0 {
-            let size = u32::from(range.end() - range.start()) + 1;
-            if place < size {
-                return range.start() + u16::try_from(place).unwrap_or(0);
-            }
-            place -= size;
-        }
-        *self.0[0].start()
+        let place = place % self.size();
+        let index = self.before.partition_point(|before| *before <= place) - 1;
+        self.ranges[index].start() + u16::try_from(place - self.before[index]).unwrap_or(0)
     }
 
     /// The place of `port` in ascending order, counted from 0.
     pub fn place(&self, port: u16) -> Option<u32> {
-        let mut before = 0;
-        for range in &self.0 {
-            if range.contains(&port) {
-                return Some(before + u32::from(port - range.start()));
-            }
-            before += u32::from(range.end() - range.start()) + 1;
-        }
-        None
+        let index = self.ranges.partition_point(|range| *range.start() <= port).checked_sub(1)?;
+        let range = &self.ranges[index];
+        range.contains(&port).then(|| self.before[index] + u32::from(port - range.start()))
     }
+
+    /// Its even or its odd ports: those of the parity of `port`.
+    pub fn of_parity(&self, port: u16) -> Option<Self> {
+        let ports = self.iter().filter(|other| other % 2 == port % 2);
+        Self::new(ports.map(|port| port..=port)).ok()
+    }
+}
+
+fn length(range: &RangeInclusive<u16>) -> u32 {
+    u32::from(range.end() - range.start()) + 1
 }
 
 impl fmt::Display for PortPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, range) in self.0.iter().enumerate() {
+        for (index, range) in self.ranges.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             if range.start() == range.end() {
                 write!(f, "{comma}{}", range.start())?;
@@ -173,6 +186,14 @@ mod tests {
             assert_eq!((map_e.nth(place), map_e.place(port)), (port, Some(place)));
         }
         assert_eq!(map_e.place(4112), None);
+    }
+
+    #[test]
+    fn half_of_the_ports_have_each_parity() {
+        let odd = PortPool::default().of_parity(4001).unwrap();
+        assert_eq!((odd.size(), odd.nth(0), odd.place(65_535)), (32_256, 1025, Some(32_255)));
+        assert_eq!(odd.place(4000), None);
+        assert_eq!(pool("4000,4002").of_parity(1), None);
     }
 
     #[test]
