@@ -16,6 +16,7 @@ pub mod punch;
 pub mod records;
 pub mod secret;
 pub mod span;
+pub mod stun;
 pub mod usage;
 pub mod when;
 

@@ -19,6 +19,7 @@ mod program;
 mod records;
 mod ssh;
 mod streams;
+mod stun;
 mod timeouts;
 mod trace;
 mod wan;
