@@ -24,6 +24,7 @@ socat               socat         socat          socat          socat
 tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
+turnserver          coturn        coturn         coturn         coturn
 END
 }
 
@@ -98,14 +99,8 @@ package_column() {
 install_packages() {
     case $(package_manager) in
     apt-get)
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
-            --no-install-recommends "$@" ||
-            {
-                # An image often comes without package lists.
-                as_root apt-get update &&
-                    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
-                        --no-install-recommends "$@"
-            }
+        # An image often comes without package lists.
+        apt_install "$@" || { as_root apt-get update && apt_install "$@"; }
         ;;
     dnf) as_root dnf install -y "$@" ;;
     pacman) as_root pacman -Sy --needed --noconfirm "$@" ;;
@@ -113,6 +108,19 @@ install_packages() {
     *) return 1 ;;
     esac
 }
+
+apt_install() (
+    local policy=/usr/sbin/policy-rc.d
+    # Debian starts a server when it is installed and at every boot. The STUN server is wanted as a
+    # program that tests run, never as a service that answers the world.
+    if [[ " $* " == *" coturn "* && ! -e $policy ]]; then
+        trap 'as_root rm -f "$policy"' EXIT
+        as_root install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
+        --no-install-recommends "$@" || exit
+    [[ " $* " != *" coturn "* ]] || as_root update-rc.d coturn disable
+)
 
 as_root() {
     if is_root; then

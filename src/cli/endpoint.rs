@@ -55,30 +55,33 @@ pub fn local(text: &str) -> Result<Local, Failure> {
 /// refuses.
 pub fn peer(text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> {
     let (host, port) = split("--peer", text, WRITE_PEER)?;
-    let address = match host {
+    let address = resolve("--peer", host, port, local)?;
+    judge(address, local)
+}
+
+/// The address of `host` with `port`, of the IP version of `local` where there is a choice.
+pub(super) fn resolve(
+    option: &str,
+    host: Host<'_>,
+    port: u16,
+    local: Option<IpAddr>,
+) -> Result<SocketAddr, Failure> {
+    let name = match host {
         Host::Address(mut address) => {
             address.set_port(port);
-            address
+            return Ok(address);
         }
-        Host::Name(name) => {
-            let found: Vec<SocketAddr> = (name, port)
-                .to_socket_addrs()
-                .map_err(|error| {
-                    Failure::usage(
-                        format!("--peer {name} cannot be resolved: {error}"),
-                        "check the name, or give the address itself",
-                    )
-                })?
-                .collect();
-            choose(&found, local).ok_or_else(|| {
-                Failure::usage(
-                    format!("--peer {name} has no address"),
-                    "check the name, or give the address itself",
-                )
-            })?
-        }
+        Host::Name(name) => name,
     };
-    judge(address, local)
+    let todo = "check the name, or give the address itself";
+    let found: Vec<SocketAddr> = (name, port)
+        .to_socket_addrs()
+        .map_err(|error| {
+            Failure::usage(format!("{option} {name} cannot be resolved: {error}"), todo)
+        })?
+        .collect();
+    choose(&found, local)
+        .ok_or_else(|| Failure::usage(format!("{option} {name} has no address"), todo))
 }
 
 /// The address to use among those a name has.
@@ -139,14 +142,18 @@ fn scope(address: SocketAddr) -> u32 {
 }
 
 #[derive(Debug)]
-enum Host<'a> {
+pub(super) enum Host<'a> {
     /// An address; its port is not set.
     Address(SocketAddr),
     Name(&'a str),
 }
 
 /// Splits `HOST:PORT` and tells addresses from names.
-fn split<'a>(option: &str, text: &'a str, write: &str) -> Result<(Host<'a>, u16), Failure> {
+pub(super) fn split<'a>(
+    option: &str,
+    text: &'a str,
+    write: &str,
+) -> Result<(Host<'a>, u16), Failure> {
     let wrong = |what: &str| Failure::usage(format!("{option} \"{text}\" {what}"), write);
     if let Some(bracketed) = text.strip_prefix('[') {
         let (inside, after) =

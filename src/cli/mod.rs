@@ -18,6 +18,7 @@ pub mod race;
 pub mod records;
 pub mod secret;
 pub mod span;
+pub mod stun;
 pub mod usage;
 pub mod when;
 

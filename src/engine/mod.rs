@@ -11,10 +11,12 @@ mod prober;
 mod recorder;
 pub mod report;
 mod run;
+mod survey;
 
 pub use config::{Opener, Progress, Punch};
 pub use error::{Failure, PunchError};
 pub use report::Report;
+pub use survey::{Held, Sample, Survey, SurveyError};
 
 use std::os::fd::OwnedFd;
 

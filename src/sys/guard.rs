@@ -51,6 +51,18 @@ pub enum GuardError {
     Call(#[from] CallFailed),
 }
 
+impl GuardError {
+    /// What `call`, a bind(2) to `local`, says.
+    pub(super) fn of_bind(errno: Errno, local: SocketAddr, call: &'static str) -> Self {
+        match errno {
+            Errno::EADDRINUSE => Self::PortInUse(local.port()),
+            Errno::EADDRNOTAVAIL => Self::NotOurs(local),
+            Errno::EACCES => Self::Privileged(local.port()),
+            errno => Self::Call(CallFailed { call, errno }),
+        }
+    }
+}
+
 impl Guard {
     /// Guards `local`.
     ///
@@ -68,10 +80,7 @@ impl Guard {
         }
         match bind(socket.as_raw_fd(), &SockaddrStorage::from(local)) {
             Ok(()) => {}
-            Err(Errno::EADDRINUSE) => return Err(GuardError::PortInUse(local.port())),
-            Err(Errno::EADDRNOTAVAIL) => return Err(GuardError::NotOurs(local)),
-            Err(Errno::EACCES) => return Err(GuardError::Privileged(local.port())),
-            other => other.named("bind(guard)")?,
+            Err(errno) => return Err(GuardError::of_bind(errno, local, "bind(guard)")),
         }
         match Backlog::new(1).and_then(|backlog| listen(&socket, backlog)) {
             // Two sockets with SO_REUSEADDR may bind one port, but only one may listen.

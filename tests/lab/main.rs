@@ -20,6 +20,7 @@ mod records;
 mod routers;
 mod ssh;
 mod streams;
+mod stun;
 mod timeouts;
 mod trace;
 mod wan;
