@@ -98,23 +98,12 @@ impl PunchError {
             Self::Route(RouteError::None(_)) => "check the address, and that the network is up (ip route)".into(),
             Self::Route(RouteError::Ourselves(_)) => "give the peer's public address, not your own".into(),
             Self::Route(RouteError::Broadcast(_)) => "give the address of one host".into(),
-            Self::Route(RouteError::NotOurs(_)) | Self::Guard(GuardError::NotOurs(_)) => {
+            Self::Route(RouteError::NotOurs(_)) => {
                 "give --local one of this host's addresses (ip address), or a port alone".into()
             }
             Self::Route(RouteError::Down(name)) => format!("bring it up: ip link set {name} up"),
-            Self::Guard(GuardError::PortInUse(port)) => {
-                format!("see who has it with: ss -tanp 'sport = :{port}', or choose another with --local PORT")
-            }
-            Self::Guard(GuardError::Privileged(_)) => {
-                "choose a port above 1023, or run as root".into()
-            }
             Self::Strategy(_) => "give both sides the same secret with --key, or leave --strategy at auto".into(),
-            Self::Guard(GuardError::TooFewFree { .. }) => {
-                "see which programs have so many ports with: ss -tanp".into()
-            }
-            Self::Guard(GuardError::DescriptorLimit { .. }) => {
-                "raise the hard limit on open files: ulimit -Hn, or LimitNOFILE= of a service".into()
-            }
+            Self::Guard(error) => error.advice(),
             Self::Plan(PlanError::BudgetTooSmall(_)) => "give a larger --budget on both sides, or none".into(),
             Self::Plan(_) => "correct --nat-model or --peer-model".into(),
             Self::Unlikely { needed: Some(budget), .. } => {
@@ -133,14 +122,8 @@ impl PunchError {
             Self::NothingSent(failed) | Self::CutOff(failed) if failed.errno == Errno::EPERM => {
                 "a firewall rule of this host drops what we send: see nft list ruleset, chain output".into()
             }
-            Self::Route(RouteError::Call(failed)) | Self::Guard(GuardError::Call(failed))
-            | Self::Call(failed) | Self::NothingSent(failed) | Self::CutOff(failed) => match failed.errno {
-                Errno::EPERM | Errno::EACCES => "run as root, or see tcp-punch doctor".into(),
-                Errno::ENETDOWN | Errno::ENETUNREACH | Errno::ENODEV => {
-                    "the network went away: check the interface (ip link) and the route (ip route)".into()
-                }
-                _ => "run tcp-punch doctor, which checks what this host can do".into(),
-            },
+            Self::Route(RouteError::Call(failed)) | Self::Call(failed)
+            | Self::NothingSent(failed) | Self::CutOff(failed) => failed.advice(),
         }
     }
 }

@@ -17,6 +17,18 @@ pub struct CallFailed {
 }
 
 impl CallFailed {
+    /// What to do about it, one line without its full stop.
+    pub fn advice(&self) -> String {
+        match self.errno {
+            Errno::EPERM | Errno::EACCES => "run as root, or see tcp-punch doctor".into(),
+            Errno::ENETDOWN | Errno::ENETUNREACH | Errno::ENODEV => {
+                "the network went away: check the interface (ip link) and the route (ip route)"
+                    .into()
+            }
+            _ => "run tcp-punch doctor, which checks what this host can do".into(),
+        }
+    }
+
     /// Whether a privilege was missing.
     pub fn is_permission(&self) -> bool {
         matches!(self.errno, Errno::EPERM | Errno::EACCES)

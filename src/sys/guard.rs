@@ -63,6 +63,29 @@ impl GuardError {
     }
 }
 
+impl GuardError {
+    /// What to do about it, one line without its full stop.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::PortInUse(port) => format!(
+                "see who has it with: ss -tanp 'sport = :{port}', or choose another with --local PORT"
+            ),
+            Self::NotOurs(_) => {
+                "give --local one of this host's addresses (ip address), or a port alone".into()
+            }
+            Self::Privileged(_) => "choose a port above 1023, or run as root".into(),
+            Self::TooFewFree { .. } => {
+                "see which programs have so many ports with: ss -tanp".into()
+            }
+            Self::DescriptorLimit { .. } => {
+                "raise the hard limit on open files: ulimit -Hn, or LimitNOFILE= of a service"
+                    .into()
+            }
+            Self::Call(failed) => failed.advice(),
+        }
+    }
+}
+
 impl Guard {
     /// Guards `local`.
     ///

@@ -108,15 +108,7 @@ impl SurveyError {
         match self {
             Self::NoServer => "name one with --stun HOST:PORT".into(),
             Self::NoSource => "name one with --local PORT".into(),
-            Self::Local(GuardError::PortInUse(port)) => format!(
-                "see who has it with: ss -tanp 'sport = :{port}', or choose another with --local PORT"
-            ),
-            Self::Local(GuardError::NotOurs(_)) => {
-                "give --local one of this host's addresses (ip address), or a port alone".into()
-            }
-            Self::Local(GuardError::Privileged(_)) => {
-                "choose a port above 1023, or run as root".into()
-            }
+            Self::Local(error) => error.advice(),
             Self::Unreachable { errno: Errno::EPERM | Errno::EACCES, .. } => {
                 "a firewall rule of this host forbids it: see nft list ruleset, chain output".into()
             }
@@ -153,9 +145,7 @@ impl SurveyError {
             Self::OtherFamily { .. } => {
                 "give both in the same IP version, or --local with a port alone".into()
             }
-            Self::Local(GuardError::Call(_)) | Self::Call(_) => {
-                "run tcp-punch doctor, which checks what this host can do".into()
-            }
+            Self::Call(_) => "run tcp-punch doctor, which checks what this host can do".into(),
         }
     }
 }
