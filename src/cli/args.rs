@@ -73,6 +73,10 @@ pub struct PunchArgs {
     /// How the peer's router does; what one side gives here the other gives as --nat-model
     #[arg(long, value_name = "MODEL", help_heading = "Routers that change ports")]
     pub peer_model: Option<String>,
+    /// Measure this side's router at a STUN-over-TCP server instead; repeatable
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname,
+          conflicts_with = "nat_model", help_heading = "Routers that change ports")]
+    pub stun: Vec<String>,
     /// What a search may cost each side: packets=4000,entries=2000,rate=10000 or some of it; rate
     /// is packets a second, entries are those of the router's table
     #[arg(long, value_name = "BUDGET", help_heading = "Routers that change ports")]

@@ -5,13 +5,17 @@ use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, model, opener, outcome, race, secret, span, when};
+use super::{
+    Failure, Status, choice, endpoint, model, opener, outcome, race, secret, span, stun, when,
+};
 use crate::engine::{Progress, Punch, PunchError};
+use crate::nat::PortModel;
 use crate::punch::Key;
 use crate::sys::capability::{self, CapabilityError};
 use crate::sys::clock;
 use crate::wire::WallTime;
 use nix::unistd::geteuid;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,6 +28,8 @@ pub struct Ready {
     pub destination: Prepared,
     /// Where the attempt is written down.
     pub records: Records,
+    /// Servers that tell how this side's router numbers its ports, and how the peer's does.
+    pub survey: Option<(Vec<SocketAddr>, PortModel)>,
 }
 
 /// Runs the main form for a program that started at `now`. Returns the exit status: of the
@@ -32,8 +38,8 @@ pub struct Ready {
 /// # Errors
 /// The failure to print, with its exit status.
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
-    let Ready { punch, destination, mut records } = prepare(args, now)?;
-    narrow(punch.binds_low_ports())?;
+    let Ready { mut punch, destination, mut records, survey } = prepare(args, now)?;
+    narrow(punch.binds_low_ports() || survey.is_some())?;
     let signals = Interrupt::catch().map_err(|error| {
         Failure::new(
             Status::Internal,
@@ -41,6 +47,13 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
             "run tcp-punch doctor",
         )
     })?;
+    // Open until the punch is over: their mappings are those that it uses.
+    let mut held = None;
+    if let Some((servers, theirs)) = survey {
+        let (ours, connections) = stun::measure(&servers, &punch, args.quiet)?;
+        punch = punch.models(ours, theirs);
+        held = Some(connections);
+    }
     let punch = punch.interrupt(signals.descriptor().map_err(|error| {
         Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
     })?);
@@ -52,6 +65,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
         Progress::Fired => countdown.clear(),
     });
     drop(countdown);
+    drop(held);
     match punched {
         Ok(connection) => {
             // The program that gets the connection shall die of signals as any other does.
@@ -115,12 +129,21 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         race::strategies(&args.strategy, args.key.is_some() || args.key_env.is_some())?;
     let spread = race::spread(&args.spread)?;
     let models = model::both(args.nat_model.as_deref(), args.peer_model.as_deref())?;
+    if args.stun.len() > MOST_SERVERS {
+        return Err(Failure::usage(
+            format!("--stun names {} servers", args.stun.len()),
+            format!("name at most {MOST_SERVERS}: two that have two addresses tell everything"),
+        ));
+    }
     let budget = args.budget.as_deref().map(model::budget).transpose()?;
     let destination = choice::destination(&args.destination)?;
     distinct(args)?;
     let key = key(args)?;
     let local = args.local.as_deref().map(endpoint::local).transpose()?;
     let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
+    let local_ip = local.and_then(|local| local.ip);
+    let servers = args.stun.iter().map(|server| stun::server(server, local_ip));
+    let servers: Vec<_> = servers.collect::<Result<_, _>>()?;
     // Resolving a name may have taken its time.
     when::check(at, clock::now().max(now))?;
     let mut destination = destination.prepare().map_err(|error| destination_failure(&error))?;
@@ -131,6 +154,8 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
 
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
     punch = punch.strategies(strategies).spread(spread).budget(budget.unwrap_or_default());
+    let theirs = models.as_ref().map_or(PortModel::Preserving, |(_, theirs)| theirs.clone());
+    let survey = (!servers.is_empty()).then_some((servers, theirs));
     if let Some((ours, theirs)) = models {
         punch = punch.models(ours, theirs);
     }
@@ -150,7 +175,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         punch = punch.pcap(records::create("--pcap", path)?);
     }
     let records = Records::open(args.report.as_deref(), args.ladder.as_deref())?;
-    Ok(Ready { punch, destination, records })
+    Ok(Ready { punch, destination, records, survey })
 }
 
 /// Keeps only the capabilities that the punch and the hand-over need.
@@ -168,6 +193,8 @@ fn narrow(low_ports: bool) -> Result<(), Failure> {
     capability::narrow(&later).map_err(|error| privilege(&error))
 }
 
+/// Nobody needs more to know a router, and each is asked some ten times.
+const MOST_SERVERS: usize = 8;
 /// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.
 const LONGEST_LEAD: Duration = Duration::from_secs(60);
 

@@ -1,8 +1,9 @@
 //! `--stun`: the servers that tell how the routers translate us.
 
-use super::Failure;
 use super::endpoint::{resolve, split};
-use crate::engine::SurveyError;
+use super::{Failure, Status};
+use crate::engine::{Held, Punch, Survey, SurveyError};
+use crate::nat::{self, PortModel};
 use crate::wire::Nonsense;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,42 @@ pub fn server(text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> 
         }
         (None, _) => Ok(server),
     }
+}
+
+/// Asks the servers how this side's router numbers the ports that `punch` will use, and says so.
+/// The connections that come with it keep the mappings alive.
+///
+/// # Errors
+/// When no server tells anything.
+pub fn measure(
+    servers: &[SocketAddr],
+    punch: &Punch,
+    quiet: bool,
+) -> Result<(PortModel, Held), Failure> {
+    let (local_ip, local_port) = punch.local();
+    let mut survey = Survey::new(servers.iter().copied(), local_port).neighbours(2).privileged(2);
+    if let Some(ip) = local_ip {
+        survey = survey.local_ip(ip);
+    }
+    let (observations, held) = survey
+        .run_and_hold()
+        .map_err(|error| Failure::new(Status::Rendezvous, &error, error.advice()))?;
+    let observations: Vec<nat::Observation> = observations.into_iter().map(Into::into).collect();
+    let Some(fit) = nat::fit(&observations) else {
+        return Err(Failure::new(
+            Status::Rendezvous,
+            "the STUN servers told no external port",
+            "name another server with --stun",
+        ));
+    };
+    let model = fit.model_for(local_port, punch.instant());
+    if !quiet {
+        eprintln!("tcp-punch: this side's router: {fit}");
+        for external in &fit.addresses {
+            eprintln!("tcp-punch: its address is {external}; the peer gives --peer-model {model}");
+        }
+    }
+    Ok((model, held))
 }
 
 #[cfg(test)]

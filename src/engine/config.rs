@@ -86,6 +86,11 @@ impl Punch {
         self
     }
 
+    /// The instant.
+    pub fn instant(&self) -> WallTime {
+        self.at
+    }
+
     /// The local address and port, as far as given.
     pub fn local(&self) -> (Option<IpAddr>, u16) {
         (self.local_ip, self.local_port)

@@ -6,6 +6,7 @@ mod round;
 
 pub use error::SurveyError;
 
+use crate::nat::Observation;
 use crate::sys::{Dial, GuardError};
 use crate::wire::WallTime;
 use over_udp::answers_over_udp;
@@ -32,6 +33,13 @@ pub struct Sample {
     pub destination: SocketAddr,
     /// What the server saw as our end.
     pub external: SocketAddr,
+}
+
+impl From<Sample> for Observation {
+    fn from(sample: Sample) -> Self {
+        let Sample { at, local, destination, external } = sample;
+        Self { at, source: local.port(), destination, external }
+    }
 }
 
 /// Measures mappings: opens connections from a few local ports to the addresses of STUN servers
