@@ -11,6 +11,8 @@ mod counted;
 mod course;
 mod shape;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub use budget::{Budget, BudgetError};

@@ -99,20 +99,20 @@ fn in_blocks(a: &Course<'_>, b: &Course<'_>, blocks: u32, most: u32) -> Shape {
             })
             .collect()
     };
-    // The probability that a block reaches over the place meant for it.
-    let reached = |course: &Course<'_>, run: u32| {
-        let nth = blocks * run / 2;
-        let mean = course.competing(nth, blocks * run).round() as i64;
-        let (before, after) = (i64::from(run.div_ceil(2)), i64::from(run / 2));
-        let span = Span { first: mean - before + 1, last: mean + after };
-        course.mass(nth, blocks * run, span)
+    let (middles_a, middles_b) = (middles(a, run_a), middles(b, run_b));
+    // The probability that a block reaches over the place meant for it: much the same for all.
+    let block = blocks / 2;
+    let reached = |course: &Course<'_>, run: u32, middles: &[i64]| {
+        let middle = middles[block as usize];
+        let place = Span { first: middle, last: middle };
+        course.covers(place, (block * run, (block + 1) * run), blocks * run)
     };
     let both = a.ours() * b.ours();
-    let reached = reached(a, run_a) * reached(b, run_b);
+    let reached = reached(a, run_a, &middles_a) * reached(b, run_b, &middles_b);
     let chance = reached * (1.0 - (1.0 - both).powf(f64::from(blocks)));
     Shape::new(
-        Half::new(run_a, b.ports(middles(b, run_b))),
-        Half::new(run_b, a.ports(middles(a, run_a))),
+        Half::new(run_a, b.ports(middles_b)),
+        Half::new(run_b, a.ports(middles_a)),
         1.0 - chance,
         reached * both * f64::from(blocks),
     )
@@ -155,13 +155,13 @@ fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Sh
     let to = wanted.div_ceil(from).min(most / from).min(n).max(1);
     let run = from * to;
     let begins = a.spread(0, run).cut((run + 1).saturating_sub(places).max(1));
-    // Every beginning lies before the first of them, and every end behind the last.
-    let offsets = begins.last..begins.last + i64::from(places);
-    let reached = a.mass(0, run, begins);
+    // The run begins before the first of them, and ends behind the last.
+    let offsets = Span { first: begins.last, last: begins.last + i64::from(places) - 1 };
+    let reached = a.covers(offsets, (0, run), run);
     let missed = (1.0 - found).max(0.0).powf(f64::from(places));
     Shape::new(
         Half::new(from, spread(b, to)),
-        Half::new(sources, a.ports(offsets)),
+        Half::new(sources, a.ports(offsets.first..=offsets.last)),
         1.0 - reached * (1.0 - missed),
         reached * found * f64::from(places),
     )

@@ -19,6 +19,9 @@ pub(super) struct Course<'a> {
     pub(super) between: f64,
 }
 
+/// Beyond any offset.
+const FAR: i64 = 1 << 40;
+
 /// Offsets from the first to the last, both included.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -105,6 +108,15 @@ impl<'a> Course<'a> {
         } else {
             poisson_mass(mean, span.first, span.last)
         }
+    }
+
+    /// The probability that all these places lie between our mappings `from` and `to`, whoever
+    /// has them. D never falls, so a run misses one bound or the other, not both.
+    pub(super) fn covers(&self, places: Span, (from, to): (u32, u32), of: u32) -> f64 {
+        let up_to = |n: u32, offset: i64| {
+            self.mass(n, of, Span { first: -FAR, last: offset - i64::from(n) })
+        };
+        (up_to(from, places.first) - up_to(to, places.last)).max(0.0)
     }
 
     /// The probability that a place behind our first mapping is ours, not another's.
