@@ -209,6 +209,32 @@ mod tests {
         TcpListener::bind((HERE, other)).unwrap();
     }
 
+    /// In a process of its own, whose limit is no other test's.
+    #[test]
+    fn the_descriptor_limit_is_raised_as_far_as_it_may_be() {
+        const LIMIT: &str = "GUARD_TEST_LIMIT";
+        let several =
+            || Guard::several(HERE, 20_000..=u16::MAX, 100).map(|(guards, _)| guards.len());
+        match std::env::var(LIMIT).as_deref() {
+            Ok("soft") => assert_eq!(several(), Ok(100)),
+            Ok(_) => assert_eq!(several(), Err(GuardError::DescriptorLimit { wanted: 100 })),
+            Err(_) => {
+                for (limit, ulimit) in [("soft", "ulimit -Sn 64"), ("hard", "ulimit -n 64")] {
+                    let name =
+                        "sys::guard::tests::the_descriptor_limit_is_raised_as_far_as_it_may_be";
+                    let output = std::process::Command::new("sh")
+                        .args(["-c", &format!("{ulimit} && exec \"$0\" --exact {name}")])
+                        .arg(std::env::current_exe().unwrap())
+                        .env(LIMIT, limit)
+                        .output()
+                        .unwrap();
+                    let said = String::from_utf8_lossy(&output.stdout);
+                    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn an_address_that_is_not_ours_is_an_error_at_once() {
         let elsewhere = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));

@@ -80,8 +80,8 @@ impl Link {
     /// The header, if it is known by now.
     pub(super) fn learnt(&mut self) -> Option<[u8; HEADER]> {
         while let State::Asked { packet, looks } = &mut self.state {
-            let mut frame = [0; HEADER + 128];
-            // SAFETY: the buffer is as long as said. MSG_TRUNC makes the kernel tell the whole length.
+            let mut frame = vec![0; HEADER + packet.len()];
+            // SAFETY: the buffer is as long as said; MSG_TRUNC tells of what did not fit.
             let result = unsafe {
                 libc::recv(
                     self.socket.as_raw_fd(),

@@ -25,6 +25,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// packet of the flow that succeeds through a raw socket. Where the header cannot be learnt, all
 /// packets go through the raw socket: on devices without one (tun, ppp, WireGuard), and where this
 /// host's firewall drops or alters the first packet.
+///
+/// The kernel takes ten milliseconds to close it, as any packet socket.
 #[derive(Debug)]
 pub struct Spray {
     raw: OwnedFd,

@@ -1,11 +1,12 @@
 //! Two hosts on one veth pair.
 
-use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::network::Host;
+use crate::network::{Host, PATIENCE};
 
 /// The pair of hosts. It goes when this is dropped.
 pub(crate) struct Veth {
@@ -50,41 +51,30 @@ impl Veth {
             ip(&format!("-n {namespace} address add {v6}/64 dev {name} nodad"))?;
             ip(&format!("-n {namespace} link set {name} up"))?;
         }
-        Ok(Self { near, far, namespaces })
+        let veth = Self { near, far, namespaces };
+        veth.await_carrier()?;
+        Ok(veth)
     }
 
-    /// The far end drops IPv4 before anything looks at it. Returns by what.
-    pub(crate) fn drop_early(&self) -> Result<&'static str, String> {
-        let tc = |line: &str| {
-            let mut command = self.far.command("tc");
-            command.args(line.split_whitespace());
-            command
-        };
-        // A classic program of one instruction, whose result is TC_ACT_SHOT: other actions are
-        // modules of their own, which a kernel may lack.
-        let mut filter = tc("filter add dev far0 ingress protocol ip bpf da");
-        filter.args(["bytecode", "1,6 0 0 2"]);
-        if succeed(&mut tc("qdisc add dev far0 clsact")).and_then(|()| succeed(&mut filter)).is_ok()
-        {
-            return Ok("tc ingress");
+    /// A device that has just been set up drops everything until the kernel's link watch has
+    /// looked at it, up to a second later.
+    fn await_carrier(&self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        for namespace in &self.namespaces {
+            let mut show = Command::new("ip");
+            show.args(["-n", namespace, "-oneline", "link", "show", "type", "veth"]);
+            loop {
+                let output = show.output().map_err(|error| format!("{show:?}: {error}"))?;
+                if String::from_utf8_lossy(&output.stdout).contains("state UP") {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Err(format!("no carrier: {output:?}"));
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
         }
-        let mut rule = self.far.command("iptables");
-        succeed(rule.args(["-t", "raw", "-A", "PREROUTING", "-j", "DROP"]))?;
-        Ok("iptables' raw table")
-    }
-
-    /// Packets that the far interface has received. To be asked on the far host.
-    pub(crate) fn arrived() -> Result<u64, String> {
-        let table =
-            fs::read_to_string("/proc/thread-self/net/dev").map_err(|error| error.to_string())?;
-        table
-            .lines()
-            .filter_map(|line| line.trim_start().split_once(':'))
-            .find_map(|(name, counts)| {
-                counts.split_whitespace().nth(1).filter(|_| name == Self::FAR_NAME)
-            })
-            .and_then(|packets| packets.parse().ok())
-            .ok_or_else(|| format!("no {} in: {table}", Self::FAR_NAME))
+        Ok(())
     }
 }
 
@@ -100,7 +90,7 @@ fn ip(line: &str) -> Result<(), String> {
     succeed(Command::new("ip").args(line.split_whitespace()))
 }
 
-fn succeed(command: &mut Command) -> Result<(), String> {
+pub(crate) fn succeed(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {said}")) }
