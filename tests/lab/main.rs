@@ -17,6 +17,7 @@ mod pair;
 mod privileges;
 mod program;
 mod records;
+mod routers_user;
 mod ssh;
 mod streams;
 mod timeouts;
