@@ -3,6 +3,8 @@
 #
 #   two-nats:  host-a -- router-a == wide area network == router-b -- host-b
 #   lan:       host-a -- switch -- host-b
+#   one-nat:   host-a and host-b -- router-a == wide area network == router-b
+#   wire:      host-a -- router-a -- router-b -- host-b
 #
 # testbed.sh and the Rust tests (tests/lab/network.rs) both build their networks with this script,
 # inside the bubble that testbed.sh makes. Several networks may stand side by side by name.
@@ -13,6 +15,7 @@ usage() {
 usage: network.sh up NAME [OPTION...]
        network.sh down NAME
 
+<<<<<<< HEAD
   --topology KIND        two-nats (default) or lan
   --nat-a KIND[,OPTION...]
                          what router-a does; likewise --nat-b. KIND is one of
@@ -32,11 +35,36 @@ usage: network.sh up NAME [OPTION...]
                            strict          takes up no connection in mid-stream
                            conntrack-max=N makes no further mapping when it has so many
                          For IPv6 it is a stateful firewall with the same options.
+=======
+  --topology KIND        two-nats (default), lan, one-nat (both hosts behind router-a; router-b
+                         is somebody outside) or wire (two routers and nothing between)
+  --nat-a KIND[:SYN]     what router-a does; likewise --nat-b. KIND is one of
+                           masquerade   an iptables MASQUERADE router (default)
+                           none         no NAT: the host has a public address
+                           user:SPEC    a NAT in the program wan does the translating; SPEC is
+                                        KEY=VALUE[,...], see below
+                         SYN is what it does with an unsolicited SYN:
+                           rst (default: what the kernel does), drop, reject
+  --outer-a SPEC         a second NAT behind router-a's, as a carrier has, and a hop of its own
+                         (100.64.0.1); likewise --outer-b
+>>>>>>> usernat
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT
                          what else happens there (default 0)
   --seed N               makes the chances repeatable
+
+SPEC, in the words of RFC 4787 and RFC 5382, the default first:
+  mapping=eim|adm|apdm   filtering=apdf|adf|eif
+  ports=preserving|sequential|parity|block|random   pool=LO-HI[+LO-HI...]
+  step=N,rate=R,first=PORT   of sequential: ports from one mapping to the next, mappings that
+                         others make in a second, where it begins
+  syn-in=allow|block|ignore   an inbound SYN after the inside's: block drops it when the state has
+                         advanced, ignore before
+  unsolicited=drop|rst|icmp|hold   hold: six seconds, then icmp
+  rst-kills=yes|no       an inbound RST ends what is unanswered
+  rewrite-seq=no|yes   strip-options=no|yes   loose=yes|no (an ACK makes a mapping)
+  hairpin=no|yes   entries=262144
 
 The environment's WAN_BIN is the program `wan` (cargo build --example wan).
 END
@@ -52,11 +80,11 @@ source "$here/lib/topology.sh"
 source "$here/lib/routers.sh"
 
 parse_options() {
-    topology=two-nats nat_a=masquerade nat_b=masquerade
+    topology=two-nats nat_a=masquerade nat_b=masquerade outer_a='' outer_b=''
     wan_options=()
     while (($#)); do
         case $1 in
-        --topology | --nat-a | --nat-b | --delay | --hops | --loss | --reorder | --duplicate | --seed)
+        --topology | --nat-a | --nat-b | --outer-a | --outer-b | --delay | --hops | --loss | --reorder | --duplicate | --seed)
             (($# >= 2)) || fail "option $1 needs a value"
             ;;
         esac
@@ -64,6 +92,8 @@ parse_options() {
         --topology) topology=$2 ;;
         --nat-a) nat_a=$2 ;;
         --nat-b) nat_b=$2 ;;
+        --outer-a) outer_a=$2 ;;
+        --outer-b) outer_b=$2 ;;
         --delay | --hops | --loss | --reorder | --duplicate | --seed) wan_options+=("$1" "$2") ;;
         *) fail "unknown option $1; see network.sh --help" ;;
         esac
@@ -72,7 +102,7 @@ parse_options() {
 }
 
 up() {
-    local topology nat_a nat_b wan_options
+    local topology nat_a nat_b outer_a outer_b wan_options
     parse_options "$@"
     [[ ! -e $state ]] || fail "a network named $name is up already"
     # Whatever is still being made must not outlive its removal.
@@ -80,9 +110,12 @@ up() {
     mkdir -p "$state"
     case $topology in
     two-nats) up_two_nats ;;
-    lan)
-        ((${#wan_options[@]} == 0)) || fail "a lan has no wide area network for ${wan_options[0]}"
-        up_lan
+    one-nat) up_one_nat ;;
+    lan | wire)
+        ((${#wan_options[@]} == 0)) ||
+            fail "a $topology has no wide area network for ${wan_options[0]}"
+        [[ -z $outer_a$outer_b ]] || fail "a $topology has no wide area network for an outer NAT"
+        "up_$topology"
         ;;
     *) fail "unknown topology $topology" ;;
     esac

@@ -17,12 +17,15 @@ add_namespaces() {
 }
 
 up_two_nats() {
-    [[ -x ${WAN_BIN-} ]] || fail "WAN_BIN is not the program wan: '${WAN_BIN-}'"
-    local a_host a_router b_host b_router
+    local a_host a_router b_host b_router a_outer b_outer
     address_side "$nat_a" 192.168.1 198.51.100
     a_host=$host_v4 a_router=$router_v4
     address_side "$nat_b" 10.0.0 203.0.113
     b_host=$host_v4 b_router=$router_v4
+    add_nats a "$nat_a" "$outer_a" 198.51.100.1
+    a_outer=$outer_v4
+    add_nats b "$nat_b" "$outer_b" 203.0.113.1
+    b_outer=$outer_v4
 
     add_namespaces host-a router-a router-b host-b
     start_wan
@@ -31,9 +34,9 @@ up_two_nats() {
     add_side b "$b_host" "$b_router"
     wait "$side_a"
     await_wan
-    connect_router a 198.51.100.1 "$nat_a" &
+    connect_router a "$a_outer" "$nat_a" &
     side_a=$!
-    connect_router b 203.0.113.1 "$nat_b"
+    connect_router b "$b_outer" "$nat_b"
     wait "$side_a"
 }
 
@@ -44,6 +47,37 @@ address_side() {
     case ${nat%%:*} in
     none) host_v4=$public.2/32 router_v4=$public.1/32 ;;
     *) host_v4=$private.2/24 router_v4=$private.1/24 ;;
+    esac
+}
+
+# Tells the wan of a side's NATs there, from inside to outside, and sets outer_v4, the address of
+# the router's own outer interface; it has none where a NAT of the wan's stands for it.
+add_nats() {
+    local side=$1 nat=$2 outer=$3 public=$4
+    local netns=$name-router-$side spec
+    outer_v4=$public
+    if [[ -n $outer ]]; then
+        [[ ${nat%%:*} != none ]] || fail "--outer-$side needs a router that translates, not none"
+        outer_v4=100.64.0.2
+    fi
+    if [[ ${nat%%:*} == user ]]; then
+        spec=$(user_spec "$nat")
+        wan_options+=(--nat "$netns=$outer_v4:$spec")
+        outer_v4=
+    fi
+    if [[ -n $outer ]]; then
+        spec=$(user_spec "$outer")
+        wan_options+=(--nat "$netns=$public@100.64.0.1:$spec")
+    fi
+}
+
+# What stands behind `user:`, which an outer router may leave out.
+user_spec() {
+    case $1 in
+    user) ;;
+    user:*) echo "${1#user:}" ;;
+    *=*) echo "$1" ;;
+    *) fail "'$1' is not user:KEY=VALUE[,...]" ;;
     esac
 }
 
@@ -76,6 +110,7 @@ END
 
 # The one process in the middle. It opens its interfaces while the sides are made.
 start_wan() {
+    [[ -x ${WAN_BIN-} ]] || fail "WAN_BIN is not the program wan: '${WAN_BIN-}'"
     mkfifo "$state/wan.ready"
     "$WAN_BIN" \
         --attach "$name-router-a=wan:198.51.100.0/24,2001:db8:a::/48" \
@@ -95,21 +130,93 @@ await_wan() {
 # The outer interface of a router, and what the router does.
 connect_router() {
     local side=$1 address=$2 nat=$3
+    [[ ${nat%%:*} != user ]] || nat=none
     # Room for what a sender offloads as one large segment many times over: a queue of the usual
     # 500 would lose packets on a network that is to lose none.
     ip_batch "$name-router-$side" <<END
 link set dev wan addrgenmode none
 link set dev wan txqueuelen 10000
 link set dev wan up
-addr add $address/32 dev wan
+${address:+addr add $address/32 dev wan}
 route add default dev wan
 route add ::/0 dev wan
 END
+    configure "$side" "$nat"
+}
+
+configure() {
+    local side=$1 nat=$2
     # shellcheck disable=SC2016 # the inner shell expands its own arguments
     ip netns exec "$name-router-$side" bash -c '
         set -euo pipefail
         source "$1/lib/routers.sh"
         configure_router "$2"' bash "$here" "$nat"
+}
+
+# Both hosts behind router-a. Router-b is there alone, as somebody outside.
+up_one_nat() {
+    local a_outer
+    [[ ${nat_a%%:*} != none ]] || fail "one-nat needs a router that translates, not none"
+    add_nats a "$nat_a" "$outer_a" 198.51.100.1
+    a_outer=$outer_v4
+    add_namespaces host-a host-b router-a router-b
+    start_wan
+    ip_batch "$name-router-a" <<END
+link set dev lo up
+link add lan type bridge
+link set dev lan addrgenmode none
+link set dev lan up
+addr add 192.168.1.1/24 dev lan
+addr add fe80::1/64 dev lan nodad
+addr add 2001:db8:a::1/64 dev lan nodad
+END
+    add_lan_host a 2 router-a lan
+    add_lan_host b 3 router-a lan
+    local host
+    for host in a b; do
+        ip_batch "$name-host-$host" <<END
+route add default via 192.168.1.1 dev eth0
+route add ::/0 via 2001:db8:a::1 dev eth0
+END
+    done
+    ip -n "$name-router-b" link set dev lo up
+    await_wan
+    connect_router a "$a_outer" "$nat_a"
+    connect_router b 203.0.113.1 none
+}
+
+# Two routers whose outer interfaces are the two ends of one wire.
+up_wire() {
+    local side
+    for side in "$nat_a" "$nat_b"; do
+        [[ ${side%%:*} != user ]] || fail "a wire has no wide area network for user:"
+    done
+    add_namespaces host-a router-a router-b host-b
+    address_side "$nat_a" 192.168.1 198.51.100
+    add_side a "$host_v4" "$router_v4"
+    address_side "$nat_b" 10.0.0 203.0.113
+    add_side b "$host_v4" "$router_v4"
+    echo "link add wan netns $name-router-a type veth peer name wan netns $name-router-b" | ip_batch
+    for side in a b; do
+        ip_batch "$name-router-$side" <<END
+link set dev wan addrgenmode none
+link set dev wan up
+END
+    done
+    wire_router a 198.51.100.1 1 203.0.113.1 2
+    wire_router b 203.0.113.1 2 198.51.100.1 1
+    configure a "$nat_a"
+    configure b "$nat_b"
+}
+
+wire_router() {
+    local side=$1 address=$2 number=$3 peer=$4 peer_number=$5
+    ip_batch "$name-router-$side" <<END
+addr add $address/32 dev wan
+addr add fe80::$number/64 dev wan nodad
+route add default via $peer dev wan onlink
+route add ::/0 via fe80::$peer_number dev wan
+END
 }
 
 up_lan() {
@@ -121,18 +228,18 @@ link set dev br0 addrgenmode none
 link set dev br0 up
 END
     for side in a b; do
-        add_lan_host "$side" "$([[ $side == a ]] && echo 2 || echo 3)"
+        add_lan_host "$side" "$([[ $side == a ]] && echo 2 || echo 3)" switch br0
     done
 }
 
 add_lan_host() {
-    local side=$1 number=$2
+    local side=$1 number=$2 switch=$3 bridge=$4
     ip_batch <<END
-link add eth0 netns $name-host-$side type veth peer name port-$side netns $name-switch
+link add eth0 netns $name-host-$side type veth peer name port-$side netns $name-$switch
 END
-    ip_batch "$name-switch" <<END
+    ip_batch "$name-$switch" <<END
 link set dev port-$side addrgenmode none
-link set dev port-$side master br0
+link set dev port-$side master $bridge
 link set dev port-$side up
 END
     ip_batch "$name-host-$side" <<END

@@ -18,6 +18,7 @@ mod privileges;
 mod program;
 mod records;
 mod routers;
+mod routers_user;
 mod spray;
 mod ssh;
 mod streams;

@@ -53,6 +53,17 @@ impl Pair {
         Self::new(Network::up(["--topology", "lan"]), "192.168.1.2", "192.168.1.3")
     }
 
+    /// Behind two kernel routers whose outer interfaces are joined by a wire.
+    pub(crate) fn behind_wired_routers() -> Self {
+        Self::new(Network::up(["--topology", "wire"]), "198.51.100.1", "203.0.113.1")
+    }
+
+    /// On one subnet behind one router.
+    pub(crate) fn behind_one_nat(options: &[&str]) -> Self {
+        let options = ["--topology", "one-nat"].iter().chain(options).copied();
+        Self::new(Network::up(options), "192.168.1.2", "192.168.1.3")
+    }
+
     fn of(options: &[&str], a: &str, b: &str) -> Self {
         let usual = if options.contains(&"--delay") { vec![] } else { vec!["--delay", "10ms"] };
         Self::new(Network::up(usual.into_iter().chain(options.iter().copied())), a, b)

@@ -263,6 +263,49 @@ fn bulk_passes_intact() {
     println!("1 GiB at {gigabits:.2} Gbit/s");
 }
 
+/// Packets that an interface has received.
+fn received(host: &Host, interface: &str) -> u64 {
+    let lines = host.proc_net("dev");
+    let line = lines.iter().find_map(|it| it.trim().strip_prefix(&format!("{interface}:")));
+    let mut numbers = line.expect("the interface is there").split_whitespace();
+    numbers.nth(1).and_then(|it| it.parse().ok()).expect("packets come second")
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn small_packets_pass_in_great_number() {
+    const SECONDS: f64 = 2.0;
+    // From the host itself, through a NAT of the wan's, and with an answer to each.
+    for (nat, ttl) in [("none", 64), ("none", 2), ("user:mapping=apdm,ports=random", 64)] {
+        let network = Network::up(["--nat-a", nat, "--delay", "10ms"]);
+        let counted = match ttl {
+            2 => network.router_a(),
+            _ => network.router_b(),
+        };
+        let socket = udp(&network.host_a(), "0.0.0.0:0");
+        socket.set_ttl(ttl).expect("a valid hop limit");
+        let before = received(&counted, "wan");
+        let started = Instant::now();
+        let mut sent = 0_u64;
+        while started.elapsed().as_secs_f64() < SECONDS {
+            for _ in 0..64 {
+                // Many destinations, as a spray has. An answer to an earlier one is no failure.
+                let port = 1024 + (sent % 60_000) as u16;
+                let _ = socket.send_to(b"?", (ROUTER_B, port));
+                sent += 1;
+            }
+        }
+        thread::sleep(Duration::from_millis(200));
+        let arrived = received(&counted, "wan") - before;
+        println!(
+            "{nat}, hop limit {ttl}: sent {:.0}, arrived {:.0} a second",
+            sent as f64 / SECONDS,
+            arrived as f64 / SECONDS
+        );
+        assert!(arrived > sent / 50, "{arrived} of {sent}");
+    }
+}
+
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn a_lan_connects_directly() {

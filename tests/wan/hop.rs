@@ -23,6 +23,7 @@ const HOP_LIMIT: u8 = 64;
 pub(crate) enum Refusal {
     TimeExceeded,
     NoRoute,
+    PortUnreachable,
 }
 
 /// Takes `count` off the hop limit, which must be greater, and keeps the checksum right.
@@ -71,6 +72,7 @@ pub(crate) fn answer(
             let kind = match refusal {
                 Refusal::TimeExceeded => Icmpv4Type::TimeExceeded(ExceededV4::TtlExceededInTransit),
                 Refusal::NoRoute => Icmpv4Type::DestinationUnreachable(UnreachableV4::Network),
+                Refusal::PortUnreachable => Icmpv4Type::DestinationUnreachable(UnreachableV4::Port),
             };
             PacketBuilder::ipv4(router.octets(), to.octets(), hop_limit)
                 .icmpv4(kind)
@@ -82,6 +84,7 @@ pub(crate) fn answer(
             let kind = match refusal {
                 Refusal::TimeExceeded => Icmpv6Type::TimeExceeded(ExceededV6::HopLimitExceeded),
                 Refusal::NoRoute => Icmpv6Type::DestinationUnreachable(UnreachableV6::NoRoute),
+                Refusal::PortUnreachable => Icmpv6Type::DestinationUnreachable(UnreachableV6::Port),
             };
             PacketBuilder::ipv6(router.octets(), to.octets(), hop_limit)
                 .icmpv6(kind)

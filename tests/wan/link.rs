@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use crate::dice::Dice;
+
 /// A packet is held back by at least this much when it is to be overtaken, whatever the delay.
 const MIN_HOLD_BACK: Duration = Duration::from_millis(1);
 
@@ -45,7 +47,7 @@ pub(crate) struct Arrivals {
 
 impl Link {
     pub(crate) fn new(impairments: Impairments, seed: u64) -> Self {
-        Self { impairments, dice: Dice(seed) }
+        Self { impairments, dice: Dice::new(seed) }
     }
 
     /// The delay of a packet that nothing happens to.
@@ -55,40 +57,25 @@ impl Link {
 
     /// Decides on a packet that enters the link at `now`.
     pub(crate) fn traverse(&mut self, now: Instant) -> Arrivals {
-        if self.dice.shows(self.impairments.loss) {
+        if self.shows(self.impairments.loss) {
             return Arrivals { first: None, duplicate: None };
         }
         let due = now + self.impairments.delay;
-        let first = if self.dice.shows(self.impairments.reorder) {
+        let first = if self.shows(self.impairments.reorder) {
             due + MIN_HOLD_BACK.max(self.impairments.delay / 2)
         } else {
             due
         };
         Arrivals {
             first: Some(first),
-            duplicate: self.dice.shows(self.impairments.duplicate).then_some(due),
+            duplicate: self.shows(self.impairments.duplicate).then_some(due),
         }
     }
-}
 
-/// Repeatable chance: the splitmix64 sequence, which needs no more state than its seed.
-struct Dice(u64);
-
-impl Dice {
     fn shows(&mut self, probability: Probability) -> bool {
         // No draw for what cannot happen, so that asking for loss alone is the same loss as with
         // other impairments switched off.
-        probability.0 > 0.0 && self.fraction() < probability.0
-    }
-
-    fn fraction(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        // 53 bits are what an f64 holds exactly.
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+        probability.0 > 0.0 && self.dice.fraction() < probability.0
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Each attached router namespace gets a TUN interface. What leaves one is routed by destination
 //! to another, past a number of hops that decrement the hop limit and answer with ICMP, after a
-//! delay, and with the loss, reordering and duplication asked for.
+//! delay, and with the loss, reordering and duplication asked for. Between a router and the rest
+//! there may be NATs, for behaviour that netfilter cannot be made to show.
 
 mod backbone;
+mod chain;
+mod dice;
 mod hop;
 mod link;
+mod nat;
 mod packet;
 mod process;
 mod queue;
@@ -24,7 +28,10 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use backbone::Backbone;
+use chain::{Chain, Side};
 use link::{Impairments, Probability};
+use nat::{Nat, Site};
+use packet::Packet;
 use route::Attachment;
 use tun::{Read, Tun};
 
@@ -39,6 +46,11 @@ struct Arguments {
     /// A router: its namespace, the TUN interface to make there, and what is routed to it
     #[arg(long, required = true, value_name = "NETNS=IFNAME:PREFIX[,PREFIX]", num_args = 1)]
     attach: Vec<Attachment>,
+    /// A NAT between an attached router and the rest; several for one router follow each other from
+    /// inside to outside. With @HOP it is a router of its own, which answers from there. SPEC is
+    /// KEY=VALUE[,...]; see tests/wan/nat/spec.rs
+    #[arg(long, value_name = "NETNS=EXTERNAL[@HOP]:SPEC", num_args = 1)]
+    nat: Vec<Site>,
     /// One-way delay of every path, such as 10ms
     #[arg(long, default_value = "0", value_parser = parse_duration)]
     delay: Duration,
@@ -66,11 +78,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     process::end_on_signals(arguments.die_with_parent)?;
 
-    let tuns = arguments
+    let mut routers = arguments
         .attach
         .iter()
-        .map(|a| Tun::open(&a.netns, &a.interface))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|a| {
+            Ok(Router { tun: Tun::open(&a.netns, &a.interface)?, chain: chain(&arguments, a) })
+        })
+        .collect::<io::Result<Vec<_>>>()?;
     let impairments = Impairments {
         delay: arguments.delay,
         loss: arguments.loss,
@@ -88,46 +102,92 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut stdout = io::stdout();
     writeln!(stdout, "ready")?;
     stdout.flush()?;
-    run(&tuns, &mut backbone)
+    run(&mut routers, &mut backbone)
 }
 
-fn run(tuns: &[Tun], backbone: &mut Backbone) -> Result<(), Box<dyn Error>> {
-    let mut poll_fds: Vec<_> =
-        tuns.iter().map(|tun| PollFd::new(tun.as_fd(), PollFlags::POLLIN)).collect();
+/// An attached router: its interface, and the NATs behind that.
+struct Router {
+    tun: Tun,
+    chain: Chain,
+}
+
+fn chain(arguments: &Arguments, attachment: &Attachment) -> Chain {
+    let now = Instant::now();
+    let sites = arguments.nat.iter().enumerate();
+    let here = sites.filter(|(_, site)| site.netns == attachment.netns);
+    let nat = |(number, site): (usize, &Site)| {
+        // Far apart, so that no two NATs draw the same ports.
+        let seed = arguments.seed ^ (number as u64 + 1) << 48;
+        Nat::new(site.spec.clone(), site.external, site.hop, seed, now)
+    };
+    Chain::new(here.map(nat).collect())
+}
+
+fn run(routers: &mut [Router], backbone: &mut Backbone) -> Result<(), Box<dyn Error>> {
     loop {
-        let timeout = backbone
-            .next_due()
+        let chains = routers.iter().filter_map(|router| router.chain.next_due());
+        let timeout = (backbone.next_due().into_iter().chain(chains).min())
             .map(|due| TimeSpec::from(due.saturating_duration_since(Instant::now())));
+        let mut poll_fds: Vec<_> = (routers.iter())
+            .map(|router| PollFd::new(router.tun.as_fd(), PollFlags::POLLIN))
+            .collect();
         match ppoll(&mut poll_fds, timeout, None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(format!("ppoll: {errno}").into()),
         }
-        for (from, (tun, poll_fd)) in tuns.iter().zip(&poll_fds).enumerate() {
-            if poll_fd.any() == Some(true) {
-                read_batch(from, tun, backbone)?;
+        let readable: Vec<_> = poll_fds.iter().map(|it| it.any() == Some(true)).collect();
+        for (number, router) in routers.iter_mut().enumerate() {
+            if readable[number] {
+                router.read_batch(number, backbone)?;
             }
         }
-        for (to, tun) in tuns.iter().enumerate() {
-            while let Some(packet) = backbone.pop_due(to, Instant::now()) {
-                tun.write(packet.bytes());
-                backbone.recycle(packet);
-            }
+        for (number, router) in routers.iter_mut().enumerate() {
+            router.deliver(number, backbone);
         }
     }
 }
 
-fn read_batch(from: usize, tun: &Tun, backbone: &mut Backbone) -> io::Result<()> {
-    for _ in 0..READ_BATCH {
-        let mut packet = backbone.blank();
-        match tun.read(&mut packet)? {
-            Read::Packet => backbone.forward(from, packet, Instant::now()),
-            Read::Empty => {
-                backbone.recycle(packet);
-                break;
+impl Router {
+    fn read_batch(&mut self, number: usize, backbone: &mut Backbone) -> io::Result<()> {
+        for _ in 0..READ_BATCH {
+            let mut packet = backbone.blank();
+            match self.tun.read(&mut packet)? {
+                Read::Packet => self.pass(Side::Inside, number, packet, backbone),
+                Read::Empty => {
+                    backbone.recycle(packet);
+                    break;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    fn deliver(&mut self, number: usize, backbone: &mut Backbone) {
+        while let Some(packet) = backbone.pop_due(number, Instant::now()) {
+            self.pass(Side::Outside, number, packet, backbone);
+        }
+        while self.chain.next_due().is_some_and(|due| due <= Instant::now()) {
+            let mut packet = backbone.blank();
+            let to = self.chain.poll(&mut packet, Instant::now());
+            self.leave(to, number, packet, backbone);
+        }
+    }
+
+    fn pass(&mut self, from: Side, number: usize, mut packet: Packet, backbone: &mut Backbone) {
+        let to = self.chain.pass(from, &mut packet, Instant::now());
+        self.leave(to, number, packet, backbone);
+    }
+
+    fn leave(&mut self, to: Option<Side>, number: usize, packet: Packet, backbone: &mut Backbone) {
+        match to {
+            Some(Side::Outside) => backbone.forward(number, packet, Instant::now()),
+            Some(Side::Inside) => {
+                self.tun.write(packet.bytes());
+                backbone.recycle(packet);
+            }
+            None => backbone.recycle(packet),
+        }
+    }
 }
 
 /// A number with a unit: `10ms`, `0.5s`, `250us`; zero needs none.
