@@ -15,8 +15,8 @@ usage() {
 usage: network.sh up NAME [OPTION...]
        network.sh down NAME
 
-<<<<<<< HEAD
-  --topology KIND        two-nats (default) or lan
+  --topology KIND        two-nats (default), lan, one-nat (both hosts behind router-a; router-b
+                         is somebody outside) or wire (two routers and nothing between)
   --nat-a KIND[,OPTION...]
                          what router-a does; likewise --nat-b. KIND is one of
                            masquerade      iptables MASQUERADE: keeps the port (default)
@@ -24,6 +24,8 @@ usage: network.sh up NAME [OPTION...]
                            random-fully    MASQUERADE --random-fully
                            to-ports=LO-HI  MASQUERADE --to-ports, for TCP
                            none            no NAT: the host has a public address; no options
+                           user:SPEC       a NAT in the program wan does the translating; SPEC is
+                                           KEY=VALUE[,...], see below
                          The options, after commas or colons, are what it does with an
                          unsolicited SYN, one of
                            rst (default: what the kernel does), drop, reject (RST by iptables),
@@ -35,19 +37,8 @@ usage: network.sh up NAME [OPTION...]
                            strict          takes up no connection in mid-stream
                            conntrack-max=N makes no further mapping when it has so many
                          For IPv6 it is a stateful firewall with the same options.
-=======
-  --topology KIND        two-nats (default), lan, one-nat (both hosts behind router-a; router-b
-                         is somebody outside) or wire (two routers and nothing between)
-  --nat-a KIND[:SYN]     what router-a does; likewise --nat-b. KIND is one of
-                           masquerade   an iptables MASQUERADE router (default)
-                           none         no NAT: the host has a public address
-                           user:SPEC    a NAT in the program wan does the translating; SPEC is
-                                        KEY=VALUE[,...], see below
-                         SYN is what it does with an unsolicited SYN:
-                           rst (default: what the kernel does), drop, reject
   --outer-a SPEC         a second NAT behind router-a's, as a carrier has, and a hop of its own
                          (100.64.0.1); likewise --outer-b
->>>>>>> usernat
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT
