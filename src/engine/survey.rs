@@ -231,7 +231,8 @@ fn conclude(first: u16, mut round: Round) -> Result<(Vec<Sample>, Held), SurveyE
         })
         .collect();
     if samples.is_empty() {
-        let error = round.errors().next().cloned().unwrap_or(SurveyError::NoServer);
+        let error = round.errors().next().map(|(_, error)| error.clone());
+        let error = error.unwrap_or(SurveyError::NoServer);
         return Err(match error {
             SurveyError::Refused(server) | SurveyError::Silent { server, .. }
                 if answers_over_udp(server) =>
@@ -241,12 +242,18 @@ fn conclude(first: u16, mut round: Round) -> Result<(Vec<Sample>, Held), SurveyE
             error => error,
         });
     }
-    for error in round.errors() {
+    let mut said = Vec::new();
+    for (server, error) in round.errors() {
         match error {
             SurveyError::Local(GuardError::PortInUse(_) | GuardError::Privileged(_)) => {
                 tracing::debug!("left out: {error}");
             }
-            error => tracing::warn!("{error}"),
+            // Once, though every local port has asked it.
+            error if !said.contains(&server) => {
+                said.push(server);
+                tracing::warn!("{error}");
+            }
+            _ => {}
         }
     }
     let mut held = Vec::new();

@@ -23,6 +23,11 @@ const PATIENCE: u32 = 3;
 /// takes to repeat a lost SYN (1 s), whose answer would not say when the mapping was made.
 const LEAST_PATIENCE: Duration = Duration::from_millis(500);
 
+/// The survey before may have ended a moment ago: its last segments take a round trip.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(600);
+/// How often to see whether they have come.
+const CLOSING_LOOK: Duration = Duration::from_millis(10);
+
 /// One question: a connection from a local port to a server, and what it learnt.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -51,13 +56,15 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Round {
     pub(super) questions: Vec<Question>,
+    began: Instant,
     deadline: Instant,
     timeout: Duration,
 }
 
 impl Round {
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { questions: Vec::new(), deadline: Instant::now() + timeout, timeout }
+        let began = Instant::now();
+        Self { questions: Vec::new(), began, deadline: began + timeout, timeout }
     }
 
     /// Asks from each local endpoint to each server, in this order, and waits for the answers.
@@ -72,8 +79,14 @@ impl Round {
             if now >= due
                 && let Some((local, destination)) = queue.pop_front()
             {
-                self.questions.push(Question::ask(local, destination));
-                due = Instant::now() + GAP;
+                let question = Question::ask(local, destination);
+                if question.meets_predecessor() && self.began.elapsed() < CLOSING_PATIENCE {
+                    queue.push_front((local, destination));
+                    due = Instant::now() + CLOSING_LOOK;
+                } else {
+                    self.questions.push(question);
+                    due = Instant::now() + GAP;
+                }
             }
             let until = if queue.is_empty() { self.patience() } else { due.min(self.deadline) };
             if self.pending().next().is_none() && queue.is_empty() {
@@ -95,10 +108,10 @@ impl Round {
         })
     }
 
-    /// What went wrong, in the order of the questions.
-    pub(super) fn errors(&self) -> impl Iterator<Item = &SurveyError> {
+    /// What went wrong with which server, in the order of the questions.
+    pub(super) fn errors(&self) -> impl Iterator<Item = (SocketAddr, &SurveyError)> {
         self.questions.iter().filter_map(|question| match &question.stage {
-            Stage::Over(Err(error)) => Some(error),
+            Stage::Over(Err(error)) => Some((question.destination, error)),
             _ => None,
         })
     }
@@ -122,9 +135,10 @@ impl Round {
     }
 
     fn give_up(&mut self) {
-        let within = self.timeout;
+        let timeout = (self.answers().next().is_none()).then_some(self.timeout);
         for question in self.pending() {
             let server = question.destination;
+            let within = timeout.unwrap_or(question.asked.elapsed());
             question.end(Err(match question.stage {
                 Stage::Connecting => SurveyError::Silent { server, within },
                 _ => SurveyError::Mute { server, within },
@@ -178,6 +192,10 @@ impl Question {
         let local = dial.as_ref().and_then(|dial| dial.local().ok()).unwrap_or(local);
         tracing::debug!("asking {destination} from {local}");
         Self { at, local, destination, repeated: false, dial, asked, stage }
+    }
+
+    fn meets_predecessor(&self) -> bool {
+        matches!(self.stage, Stage::Over(Err(SurveyError::StillClosing(_))))
     }
 
     /// Does what the socket is ready for.

@@ -1,9 +1,10 @@
 use super::*;
-use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::collections::{HashMap, HashSet};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
@@ -101,18 +102,34 @@ fn every_local_port_asks_every_address_of_the_server_in_order() {
 }
 
 #[test]
-fn further_ports_can_be_asked_from_again_at_once() {
-    let server = serve(listener(), |request, from| success(request, &[(MAPPED, from)]));
-    let further = free_port();
-    for _ in 0..3 {
-        let samples = Survey::new([server], free_port()).source(further).run().unwrap();
-        assert_eq!(samples.len(), 2, "a TIME_WAIT stands in the way: {samples:?}");
-    }
+fn the_first_ports_connections_end_in_order_and_the_others_in_resets() {
+    let (ended, end) = channel();
+    let listener = listener();
+    let server = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, from) = listener.accept().unwrap();
+            let ended = ended.clone();
+            thread::spawn(move || {
+                let mut request = [0; 20];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(&success(&request, &[(MAPPED, from)])).unwrap();
+                let result = stream.read(&mut request).map_err(|error| error.kind());
+                ended.send((from.port(), result)).unwrap();
+            });
+        }
+    });
+    let (first, further) = (free_port(), free_port());
+    let samples = Survey::new([server], first).source(further).run().unwrap();
+    assert_eq!(samples.len(), 2);
+    let ends: HashMap<_, _> = end.iter().collect();
+    assert_eq!(ends[&first], Ok(0));
+    assert_eq!(ends[&further], Err(ErrorKind::ConnectionReset));
 }
 
 #[test]
 fn connections_that_are_held_stay_open() {
-    let (ended, end) = std::sync::mpsc::channel();
+    let (ended, end) = channel();
     let listener = listener();
     let server = listener.local_addr().unwrap();
     thread::spawn(move || {

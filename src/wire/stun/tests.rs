@@ -104,6 +104,27 @@ fn where_the_server_is_else() {
     assert_eq!(binding.other, Some("203.0.113.3:3479".parse().unwrap()));
 }
 
+/// coturn 4.6.1 with two addresses, over TCP.
+#[test]
+fn the_response_of_coturn() {
+    let bytes = b"\x01\x01\x00\x48\x21\x12\xa4\x42\xeb\xfe\xd8\xe1\xa0\x73\xdf\x33\x38\x6a\x4e\x72\
+          \x00\x20\x00\x08\x00\x01\xf9\x62\xea\x12\xd5\x40\
+          \x00\x01\x00\x08\x00\x01\xd8\x70\xcb\x00\x71\x02\
+          \x80\x2b\x00\x08\x00\x01\x0d\x96\xcb\x00\x71\x02\
+          \x80\x2c\x00\x08\x00\x01\x0d\x97\xcb\x00\x71\x03\
+          \x80\x22\x00\x14Coturn-4.6.1 'Gorst'";
+    let id = TransactionId::new(bytes[8..20].try_into().unwrap());
+    assert_eq!(
+        Response::new(id, server()).push(bytes),
+        Ok(Some(Binding {
+            external: "203.0.113.2:55408".parse().unwrap(),
+            other: Some("203.0.113.3:3479".parse().unwrap()),
+            origin: Some("203.0.113.2:3478".parse().unwrap()),
+            software: Some("Coturn-4.6.1 'Gorst'".to_owned()),
+        }))
+    );
+}
+
 #[test]
 fn another_address_of_the_server_that_leads_astray_is_left_out() {
     for other in [
