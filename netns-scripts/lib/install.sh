@@ -25,6 +25,10 @@ tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 END
+    # Only a picture needs it.
+    [[ -z ${draws-} ]] || cat <<'END'
+rsvg-convert        librsvg2-bin  librsvg2-tools librsvg        rsvg-convert
+END
 }
 
 install_missing() {
