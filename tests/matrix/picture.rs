@@ -11,10 +11,12 @@ const CELL_HEIGHT: usize = 40;
 /// Between the triangles.
 const GAP: usize = 14;
 /// For the names of the rows, at either side, and of the columns, above and below.
-const MARGIN: usize = 130;
-const TITLE: usize = 44;
+const MARGIN: usize = 112;
+const TITLE: usize = 36;
+/// What the legend takes.
+const LEAST_WIDTH: usize = 560;
 /// For the legend.
-const FOOT: usize = 70;
+const FOOT: usize = 76;
 
 /// Colours carry light and dark; a renderer without media queries shows the light one. The cells'
 /// own are pale enough for dark words on either.
@@ -45,14 +47,20 @@ impl Matrix {
         let right = MARGIN + (count + 1) * CELL_WIDTH + GAP;
         let top = TITLE + MARGIN;
         let bottom = top + count * CELL_HEIGHT;
-        let (width, height) = (right + MARGIN, bottom + MARGIN + FOOT);
+        let (width, height) = ((right + MARGIN).max(LEAST_WIDTH), bottom + MARGIN + FOOT);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
              width=\"{width}\" height=\"{height}\" role=\"img\">\n<style>{STYLE}</style>\n\
              <rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
         );
-        text(&mut svg, (MARGIN, height - FOOT), "title", "start", "tcp-punch, below the diagonal");
-        text(&mut svg, (right, 30), "title", "end", "timed connect() loop, above the diagonal");
+        text(&mut svg, (24, height - FOOT), "title", "start", "below the diagonal: tcp-punch");
+        text(
+            &mut svg,
+            (width - 24, 32),
+            "title",
+            "end",
+            "above the diagonal: a loop of timed connect()",
+        );
         for (row, kind) in self.kinds.iter().enumerate() {
             let y = top + row * CELL_HEIGHT;
             let middle = y + CELL_HEIGHT / 2 + 5;
@@ -76,14 +84,16 @@ impl Matrix {
                 }
             }
         }
-        let legend = format!(
-            "% of trials that connected; below it the median from the instant to both \
-             descriptors, ms. One-way delay {}.",
-            self.one_way_delay
-        );
-        text(&mut svg, (MARGIN, height - FOOT + 24), "note", "start", &legend);
-        let legend = "✕: no way through these two routers exists.";
-        text(&mut svg, (MARGIN, height - FOOT + 42), "note", "start", legend);
+        let legend = [
+            "% of trials that connected; below it the median from the instant to both descriptors, ms",
+            &format!(
+                "one-way delay {}; ✕: no way through these two routers exists",
+                self.one_way_delay
+            ),
+        ];
+        for (y, line) in (height - FOOT + 24..).step_by(18).zip(legend) {
+            text(&mut svg, (24, y), "note", "start", line);
+        }
         svg.push_str("</svg>\n");
         svg
     }
