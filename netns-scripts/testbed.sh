@@ -11,6 +11,8 @@ usage: netns-scripts/testbed.sh [COMMAND]
   demo                   two hosts behind two NAT routers open one connection
   bench [FIGURE...]      measure, and print the figures as a table; also to a file with
                          --json FILE or --markdown FILE
+  matrix [OPTION...]     every kind of router with every kind, punched and connect()ed; see
+                         matrix --help
   up [NETWORK OPTION...] make a network and leave it standing
   shell HOST [-- CMD...] a shell, or a command, in host-a, host-b, router-a or router-b of it
   down                   remove it
@@ -61,7 +63,17 @@ run_bench() {
     install_missing
     ! measures spray "$@" || install_missing scanners
     build_product
-    build_bench
+    build_bench figures
+    bubble "$bench_bin" --bench "$@"
+}
+
+run_matrix() {
+    local draws=
+    [[ " $*" != *" --png"* ]] || draws=yes
+    find_caller
+    install_missing
+    build_product
+    build_bench matrix
     bubble "$bench_bin" --bench "$@"
 }
 
@@ -95,6 +107,7 @@ case $command in
 test) run_checks "$@" ;;
 demo) run_demo "$@" ;;
 bench) run_bench "$@" ;;
+matrix) run_matrix "$@" ;;
 lab) run_lab "$@" ;;
 run) run_command "$@" ;;
 up) bed_up "$@" ;;

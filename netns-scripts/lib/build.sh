@@ -30,11 +30,12 @@ build_lab() {
     )
 }
 
+# build_bench TARGET: what measures; sets bench_bin.
 build_bench() {
     local messages
-    messages=$(cargo bench --no-run --bench figures --message-format=json-render-diagnostics \
+    messages=$(cargo bench --no-run --bench "$1" --message-format=json-render-diagnostics \
         --manifest-path "$checkout/Cargo.toml")
-    bench_bin=$(executable figures <<<"$messages")
+    bench_bin=$(executable "$1" <<<"$messages")
 }
 
 # executable TARGET: the path of what cargo built, from cargo's messages.

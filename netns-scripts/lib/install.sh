@@ -26,6 +26,10 @@ tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn
 END
+    # Only a picture needs it.
+    [[ -z ${draws-} ]] || cat <<'END'
+rsvg-convert        librsvg2-bin  librsvg2-tools librsvg        rsvg-convert
+END
 }
 
 # What the figure of the spray is measured beside.

@@ -18,6 +18,7 @@ use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tcp_punch::Punch;
 use tcp_punch::engine::{Opener, PunchError};
+use tcp_punch::punch::Key;
 use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 
@@ -36,7 +37,7 @@ pub(crate) fn serve(job: &str) -> Result<(), Box<dyn Error>> {
     match establish(&job, &mut outcome) {
         Ok(fd) => {
             outcome.fd_ns = Some(clock::now().ns_since(at(&job)));
-            if let Err(error) = make_use(fd.into(), job.then, &mut outcome) {
+            if let Err(error) = make_use(fd.into(), &job, &mut outcome) {
                 outcome.error = Some(format!("{:?}: {error}", job.then));
             }
         }
@@ -55,8 +56,11 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
     match job.how {
         How::Punch { opener } => {
             let opener = if opener { Opener::Auto } else { Opener::Off };
-            let punch =
+            let mut punch =
                 Punch::new(job.peer, at(job)).local_port(job.port).timeout(patience).opener(opener);
+            if let Some(key) = job.key {
+                punch = punch.key(Key::from_bytes(key));
+            }
             match punch.run(&mut |_| {}) {
                 Ok(connection) => {
                     outcome.report = Some(connection.report);
@@ -79,6 +83,7 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
             Ok(socket)
         }
         How::ConnectLoop { pause_ms } => {
+            outcome.late = clock::now() >= at(job);
             sleep_until(at(job))?;
             let deadline = Instant::now() + patience;
             loop {
@@ -139,12 +144,14 @@ fn sleep_until(at: WallTime) -> nix::Result<()> {
     }
 }
 
-fn make_use(mut stream: TcpStream, then: Then, outcome: &mut Outcome) -> io::Result<()> {
+fn make_use(mut stream: TcpStream, job: &Job, outcome: &mut Outcome) -> io::Result<()> {
     stream.set_read_timeout(Some(STALLED))?;
     stream.set_write_timeout(Some(STALLED))?;
-    match then {
+    match job.then {
         Then::Close => {}
         Then::Exchange { bytes } => {
+            // Whoever answers in the peer's place says nothing.
+            stream.set_read_timeout(Some(Duration::from_millis(job.patience_ms)))?;
             stream.write_all(&vec![b'.'; bytes])?;
             let mut read = vec![0; bytes];
             stream.read_exact(&mut read)?;

@@ -10,6 +10,7 @@ mod firing;
 mod handover;
 mod job;
 mod machine;
+mod output;
 mod pair;
 mod retransmissions;
 mod sample;
@@ -31,14 +32,14 @@ mod network;
 mod veth;
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
 
 use machine::Machine;
+use output::write;
 use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
@@ -114,20 +115,10 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let table = Table::new(machine, measured);
     println!("\n{}", table.to_markdown());
     if let Some(path) = &arguments.json {
-        write(path, &(serde_json::to_string_pretty(&table)? + "\n"))?;
+        write(path, (serde_json::to_string_pretty(&table)? + "\n").as_bytes())?;
     }
     if let Some(path) = &arguments.markdown {
-        write(path, &table.to_markdown())?;
+        write(path, table.to_markdown().as_bytes())?;
     }
     Ok(complete)
-}
-
-/// Under sudo the file belongs to the user who called, as everything else in the checkout.
-fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
-    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-    let id = |name| std::env::var(name).ok().and_then(|id| id.parse().ok());
-    if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
-        std::os::unix::fs::chown(path, Some(user), Some(group))?;
-    }
-    Ok(())
 }

@@ -70,7 +70,16 @@ fn fire(pair: &Pair, capture: &Capture, how: How) -> Result<(i64, Option<i64>), 
     let port = fresh_port();
     let at_ns = clock::now().after(NOTICE).unix_ns();
     let peer = SocketAddr::new(pair.b().parse()?, port);
-    let job = Job { at_ns, peer, port, patience_ms: PATIENCE_MS, how, then: Then::Close };
+    let job = Job {
+        at_ns,
+        peer,
+        port,
+        patience_ms: PATIENCE_MS,
+        how,
+        then: Then::Close,
+        key: None,
+        models: None,
+    };
     let outcome = Pair::start(&pair.network.host_a(), &job)?.outcome()?;
     let syns = capture.packets(|packet| is_syn(packet, port));
     let syn = syns.first().ok_or_else(|| format!("no SYN left: {:?}", outcome.error))?;

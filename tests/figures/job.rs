@@ -17,6 +17,10 @@ pub(crate) struct Job {
     pub(crate) patience_ms: u64,
     pub(crate) how: How,
     pub(crate) then: Then,
+    /// The secret that both ends share.
+    pub(crate) key: Option<[u8; 32]>,
+    /// How this end's router numbers its mappings, and the peer's, as the command line has it.
+    pub(crate) models: Option<[String; 2]>,
 }
 
 /// How the connection comes about.

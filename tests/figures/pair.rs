@@ -92,6 +92,8 @@ impl Pair {
                 patience_ms: meeting.patience.as_millis() as u64,
                 how: meeting.how[side],
                 then: meeting.then[side],
+                key: None,
+                models: None,
             })
         };
         // The later one first: it needs its time most when both are on time.

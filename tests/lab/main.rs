@@ -27,3 +27,10 @@ mod timeouts;
 mod trace;
 mod veth;
 mod wan;
+
+// What the matrix of all routers is made of.
+#[allow(dead_code, reason = "shared with tests/matrix")]
+#[path = "../matrix/kind.rs"]
+mod kind;
+#[path = "../matrix/oracle.rs"]
+mod oracle;

@@ -11,7 +11,9 @@ use tcp_punch::sys::RawSender;
 use tcp_punch::wire::{Segment, Seq, Tuple, echo_request};
 
 use crate::capture::Capture;
+use crate::kind::{InboundSyn, KINDS, Kind};
 use crate::network::{Host, Network};
+use crate::oracle::{Expectation, expect};
 use crate::trace::segments;
 
 const HOST_A: &str = "192.168.1.2";
@@ -344,5 +346,55 @@ fn kinds_that_make_no_sense_are_refused_and_leave_nothing() {
         assert!(!up.status.success(), "{kind}");
         assert_eq!(String::from_utf8_lossy(&up.stderr), format!("network.sh: {complaint}\n"));
         assert!(!std::path::Path::new("/run/tcp-punch/refused").exists(), "{kind}");
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn the_kinds_of_the_matrix_do_what_is_said_of_them() {
+    for kind in KINDS.iter().filter(|kind| kind.name != "none") {
+        let mut routed = Crafted::behind(kind.network);
+        let own = routed.seen(true, |it| it.from_a(&ack_of_a()));
+        let translated = own.iter().any(|it| it.tuple.local.ip() == endpoint(ROUTER_A, 0).ip());
+        assert_eq!(translated, kind.mid_stream, "{}: mid-stream", kind.name);
+
+        let mut routed = Crafted::behind(kind.network);
+        let outer = routed.mappings(PORT, PORT..=PORT)[0];
+        let tuple = Tuple { local: endpoint(HOST_B, PORT), remote: endpoint(ROUTER_A, outer) };
+        let inward = routed.seen(false, |it| it.from_b(&Segment { tuple, ..syn_of_b() }));
+        let own = routed.seen(true, |it| it.from_a(&syn_ack_of_a()));
+        let noted = own.iter().any(|it| it.tuple.local.ip() == endpoint(ROUTER_A, 0).ip());
+        let inbound_syn = match (inward.is_empty(), noted) {
+            (false, _) => InboundSyn::Passes,
+            (true, true) => InboundSyn::BlockedTracked,
+            (true, false) => InboundSyn::BlockedUnseen,
+        };
+        assert_eq!(inbound_syn, kind.inbound_syn, "{}: a SYN from outside", kind.name);
+    }
+}
+
+#[test]
+fn the_oracle_names_the_strategy_that_is_needed() {
+    for (a, b, strategy, tuples) in [
+        ("masquerade", "drop", "syn", 1),
+        ("syn-block", "raw+strict", "syn-ack", 1),
+        ("strict", "raw-syn-block", "syn", 1),
+        ("raw-syn-block", "raw-syn-block", "mid-stream", 1),
+        ("random", "block-64", "syn", 424 * 64),
+        ("random", "random-fully", "syn", 424 * 424),
+    ] {
+        let [a, b] = [a, b].map(|name| Kind::named(name).expect("a kind"));
+        for (one, other) in [(a, b), (b, a)] {
+            assert_eq!(expect(one, other), Expectation::Possible { strategy, tuples });
+        }
+    }
+}
+
+#[test]
+fn the_oracle_says_why_there_is_no_way() {
+    let [unseen, strict] = ["raw-syn-block", "raw+strict"].map(|name| Kind::named(name).unwrap());
+    for (one, other) in [(unseen, strict), (strict, unseen), (strict, strict)] {
+        let Expectation::Impossible { why } = expect(one, other) else { panic!("possible") };
+        assert!(why.ends_with("raw+strict takes up no connection without a SYN"), "{why}");
     }
 }

@@ -1,0 +1,94 @@
+//! One pair of kinds by both methods, and all of them together, as JSON has them.
+
+use serde::Serialize;
+
+use crate::kind::Kind;
+use crate::machine::Machine;
+use crate::oracle::Expectation;
+use crate::sample::Sample;
+use crate::trial::{Trial, Trials};
+
+/// A whole run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Matrix {
+    pub(crate) machine: Machine,
+    pub(crate) one_way_delay: &'static str,
+    pub(crate) kinds: Vec<Router>,
+    pub(crate) pairs: Vec<Cell>,
+}
+
+/// One kind of router.
+#[derive(Debug, Serialize)]
+pub(crate) struct Router {
+    pub(crate) name: &'static str,
+    /// Options of network.sh.
+    pub(crate) network: &'static str,
+    /// What the product was told.
+    pub(crate) model: Option<&'static str>,
+}
+
+/// One pair of kinds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cell {
+    pub(crate) a: &'static str,
+    pub(crate) b: &'static str,
+    pub(crate) oracle: Expectation,
+    pub(crate) punch: Score,
+    /// A loop of timed connect(), which is what there is without the product.
+    pub(crate) connect: Score,
+}
+
+/// What the trials by one method came to.
+#[derive(Debug, Serialize)]
+pub(crate) struct Score {
+    pub(crate) tried: usize,
+    pub(crate) connected: usize,
+    /// From the instant until the later end had its descriptor; of the trials that connected.
+    pub(crate) median_ms: Option<f64>,
+    pub(crate) p95_ms: Option<f64>,
+    /// The median of packets sent at a and at b; of all trials.
+    pub(crate) packets: [f64; 2],
+    /// Attempts that the machine was too busy for. They were repeated and do not count.
+    pub(crate) not_ready: usize,
+    pub(crate) trials: Vec<Trial>,
+}
+
+impl From<&Kind> for Router {
+    fn from(kind: &Kind) -> Self {
+        Self { name: kind.name, network: kind.network, model: kind.model }
+    }
+}
+
+impl From<Trials> for Score {
+    fn from(Trials { trials, not_ready }: Trials) -> Self {
+        let times: Sample = trials.iter().filter_map(|trial| trial.fd_ms).collect();
+        let some = |ms: f64| ms.is_finite().then_some(ms);
+        let packets = |side: usize| {
+            let sent: Sample = trials.iter().map(|it| it.packets[side] as f64).collect();
+            if sent.len() == 0 { 0.0 } else { sent.median() }
+        };
+        Self {
+            tried: trials.len(),
+            connected: trials.iter().filter(|trial| trial.connected).count(),
+            median_ms: some(times.median()),
+            p95_ms: some(times.percentile(95)),
+            packets: [packets(0), packets(1)],
+            not_ready,
+            trials,
+        }
+    }
+}
+
+impl Score {
+    /// The share that connected, in percent; `None` where nothing was tried.
+    pub(crate) fn percent(&self) -> Option<f64> {
+        (self.tried > 0).then(|| self.connected as f64 * 100.0 / self.tried as f64)
+    }
+}
+
+impl Cell {
+    /// Whether this is the pair of these kinds, either way round.
+    pub(crate) fn is_of(&self, one: &str, other: &str) -> bool {
+        (self.a, self.b) == (one, other) || (self.a, self.b) == (other, one)
+    }
+}
