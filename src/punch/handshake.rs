@@ -144,6 +144,14 @@ impl Handshake {
         }
     }
 
+    /// A repeated SYN says its own number once more, in a field that RFC 7323 leaves unused in a
+    /// SYN: a middlebox that rewrites sequence numbers leaves this one alone.
+    fn repeated_syn(&self, tsval: u32) -> Segment {
+        let mut syn = self.syn(tsval);
+        syn.options.timestamps = Some((tsval, self.iss.0));
+        syn
+    }
+
     /// What the `nth` timeout since the last answer repeats (from 0); `None` once established.
     ///
     /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
@@ -155,11 +163,11 @@ impl Handshake {
             State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
                 self.unasked_syn_ack(tsval)
             }
-            State::SynSent => Some(self.syn(tsval)),
+            State::SynSent => Some(self.repeated_syn(tsval)),
             State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
             }
-            State::SynReceived { .. } => Some(self.syn(tsval)),
+            State::SynReceived { .. } => Some(self.repeated_syn(tsval)),
             State::Established => None,
         }
     }
@@ -210,7 +218,9 @@ impl Handshake {
     }
 
     fn peer_syn(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        if !self.is_expected(segment.seq) {
+        let original = segment.options.timestamps.map(|(_, said)| Seq(said));
+        let original = original.filter(|said| *said != Seq(0)).unwrap_or(segment.seq);
+        if !self.is_expected(segment.seq) && !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
         if self.is_own(segment) {
@@ -218,6 +228,7 @@ impl Handshake {
         }
         let peer = PeerSyn::from(segment);
         let what = match self.state {
+            _ if original != segment.seq => "peer's SYN, its number rewritten on the way",
             State::SynReceived { peer: known, .. } if known.irs == peer.irs => "peer's SYN again",
             State::SynReceived { .. } => "peer's SYN, started anew",
             _ => "peer's SYN",
@@ -242,7 +253,7 @@ impl Handshake {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
-        if !self.is_expected(segment.seq) {
+        if !self.is_expected(segment.seq) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
         if self.racing {
@@ -341,6 +352,11 @@ impl Handshake {
             sack: theirs.sack_permitted,
             timestamps: theirs.timestamps.is_some(),
         }
+    }
+
+    /// Whether the peer has shown itself at this number, whatever a middlebox made of it.
+    fn has_met(&self, irs: Seq) -> bool {
+        matches!(self.state, State::SynReceived { peer, .. } if peer.irs == irs)
     }
 
     fn is_expected(&self, irs: Seq) -> bool {
