@@ -78,30 +78,33 @@ impl Density {
     }
 
     /// What `other` says of the ports of the parity of `source`, doubled.
-    pub(super) fn add_parity(&mut self, other: Self, source: u16) {
+    pub(super) fn add_parity(&mut self, other: &Self, source: u16) {
         let same = other.finish().into_iter().filter(|(port, _)| port % 2 == source % 2);
         for (port, probability) in same {
             self.add(port, 2.0 * probability);
         }
     }
 
-    fn finish(self) -> Vec<(u16, f64)> {
+    fn finish(&self) -> Vec<(u16, f64)> {
+        let mut ports = Vec::new();
         let (mut slope, mut level) = (0.0, 0.0);
-        let differences = self.steps.iter().zip(&self.bends);
-        (0..=u16::MAX)
-            .zip(self.ports.iter().zip(differences))
-            .filter_map(|(port, (probability, (step, bend)))| {
-                slope += bend;
-                level += slope + step;
-                let level = if level > Self::ROUNDING { level } else { 0.0 };
-                let probability = probability + level;
-                (probability > 0.0 && port > 0).then_some((port, probability))
-            })
-            .collect()
+        for port in 0..=u16::MAX {
+            let index = usize::from(port);
+            slope += self.bends[index];
+            level += slope + self.steps[index];
+            let mut probability = self.ports[index];
+            if level > Self::ROUNDING {
+                probability += level;
+            }
+            if probability > 0.0 && port > 0 {
+                ports.push((port, probability));
+            }
+        }
+        ports
     }
 
     /// As a distribution, whatever the sum of its parts was.
-    pub(super) fn prediction(self) -> Prediction {
+    pub(super) fn prediction(&self) -> Prediction {
         let mut by_port = self.finish();
         let sum: f64 = by_port.iter().map(|(_, probability)| probability).sum();
         by_port.iter_mut().for_each(|(_, probability)| *probability /= sum);

@@ -18,14 +18,14 @@ pub struct Prediction(Form);
 enum Form {
     /// Every port of the pool alike.
     Even(PortPool),
-    /// Ports with their probabilities, by port and once more in descending order.
-    Weighed { by_port: Vec<(u16, f64)>, ranked: Vec<(u16, f64)> },
+    /// Ports in ascending order with their probabilities.
+    Weighed(Vec<(u16, f64)>),
 }
 
 impl Prediction {
     /// Certainly this port.
     pub(super) fn certain(port: u16) -> Self {
-        Self(Form::Weighed { by_port: vec![(port, 1.0)], ranked: vec![(port, 1.0)] })
+        Self(Form::Weighed(vec![(port, 1.0)]))
     }
 
     /// Every port of a pool alike.
@@ -35,16 +35,15 @@ impl Prediction {
 
     /// Ports in ascending order with their probabilities, which sum to 1.
     pub(super) fn weighed(by_port: Vec<(u16, f64)>) -> Self {
-        let mut ranked = by_port.clone();
-        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Self(Form::Weighed { by_port, ranked })
+        Self(Form::Weighed(by_port))
     }
 
-    /// How far two distributions are apart: half the sum of the differences of probability.
+    /// How far two distributions are apart: half the sum of the differences of probability, which
+    /// is all that they do not have in common.
     pub(super) fn distance(&self, other: &Self) -> f64 {
-        let difference =
-            (1..=u16::MAX).map(|port| self.probability(port) - other.probability(port));
-        difference.map(f64::abs).sum::<f64>() / 2.0
+        let common =
+            self.ports().map(|(port, probability)| probability.min(other.probability(port)));
+        (1.0 - common.sum::<f64>()).max(0.0)
     }
 
     /// The probability that the mapping gets `port`.
@@ -52,23 +51,30 @@ impl Prediction {
         match &self.0 {
             Form::Even(pool) if pool.contains(port) => 1.0 / f64::from(pool.size()),
             Form::Even(_) => 0.0,
-            Form::Weighed { by_port, .. } => by_port
+            Form::Weighed(by_port) => by_port
                 .binary_search_by_key(&port, |(port, _)| *port)
                 .map_or(0.0, |index| by_port[index].1),
         }
     }
 
-    /// The possible ports in descending order of probability, the lower port first of two alike.
-    pub fn most_likely(&self) -> impl Iterator<Item = (u16, f64)> + '_ {
-        let (pool, ranked) = match &self.0 {
+    /// The possible ports in ascending order, with their probabilities.
+    pub fn ports(&self) -> impl Iterator<Item = (u16, f64)> + '_ {
+        let (pool, weighed) = match &self.0 {
             Form::Even(pool) => (Some(pool), &[][..]),
-            Form::Weighed { ranked, .. } => (None, &ranked[..]),
+            Form::Weighed(by_port) => (None, &by_port[..]),
         };
         let even = pool.into_iter().flat_map(|pool| {
             let each = 1.0 / f64::from(pool.size());
             pool.iter().map(move |port| (port, each))
         });
-        even.chain(ranked.iter().copied())
+        even.chain(weighed.iter().copied())
+    }
+
+    /// The possible ports in descending order of probability, the lower port first of two alike.
+    pub fn most_likely(&self) -> impl Iterator<Item = (u16, f64)> + use<> {
+        let mut ranked: Vec<_> = self.ports().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked.into_iter()
     }
 
     /// The fewest ports that hold this probability together, most likely first. All possible ones

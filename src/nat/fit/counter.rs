@@ -2,7 +2,7 @@
 
 use super::area::ANYWHERE;
 use super::history::Allocation;
-use super::{NEGLIGIBLE, ln_sum};
+use super::ln_sum;
 use crate::nat::counts::Counts;
 use crate::nat::density::Density;
 use crate::nat::pool::PortPool;
@@ -30,6 +30,10 @@ pub(super) const MEAN_RATES: [f64; 6] = [0.0, 0.3, 3.0, 30.0, 300.0, 3000.0];
 
 /// Times of observation are no better than the jitter of a network.
 const JITTER_S: f64 = 0.001;
+
+/// A part of a prediction less likely than this is spread over its pool: after a single
+/// observation there are a thousand such parts, each of some thousand ports.
+const DETAILED: f64 = 3e-4;
 
 /// A counter in a pool that explains all ports seen.
 #[derive(Clone, Debug)]
@@ -112,7 +116,8 @@ impl Counter {
         let waited_s = seconds(self.last.0, when);
         for rate in &self.rates {
             let weight = weight * rate.probability;
-            if weight < NEGLIGIBLE {
+            if weight < DETAILED {
+                density.add_pool(&self.pool, weight);
                 continue;
             }
             let size = self.pool.size();

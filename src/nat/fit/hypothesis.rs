@@ -54,6 +54,9 @@ pub(super) enum Law {
     LinuxRandom,
 }
 
+/// A law with the logarithm of its prior times its likelihood.
+type Judged = (Law, f64);
+
 /// Which [`PortModel`] says what a hypothesis says, its numbers left aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -81,12 +84,23 @@ impl Hypothesis {
 /// The hypotheses that are left of all, their probabilities together 1.
 pub(super) fn weigh(histories: &[(MappingBehaviour, History)]) -> Vec<Hypothesis> {
     let mut weighed: Vec<(Hypothesis, f64)> = Vec::new();
+    // Two behaviours often come to the same allocations: those are judged once.
+    let mut judged: Vec<(&[Allocation], Vec<Judged>)> = Vec::new();
     for (behaviour, history) in histories {
         let prior = BEHAVIOURS.iter().find(|(other, _)| other == behaviour);
         let ln_prior = prior.map_or(f64::NEG_INFINITY, |(_, prior)| prior.ln());
         let ln_behaviour = ln_prior + history.ln_evidence();
         let hypothesis = |law| Hypothesis { behaviour: *behaviour, law, probability: 0.0 };
-        let laws = laws(&history.allocations);
+        let allocations = &history.allocations[..];
+        let known = judged.iter().find(|(other, _)| *other == allocations);
+        let laws = match known {
+            Some((_, laws)) => laws.clone(),
+            None => {
+                let laws = laws(allocations);
+                judged.push((allocations, laws.clone()));
+                laws
+            }
+        };
         weighed.extend(laws.into_iter().map(|(law, ln)| (hypothesis(law), ln + ln_behaviour)));
     }
     let ln_all = ln_sum(weighed.iter().map(|(_, ln)| *ln));
@@ -100,9 +114,8 @@ pub(super) fn weigh(histories: &[(MappingBehaviour, History)]) -> Vec<Hypothesis
     hypotheses
 }
 
-/// Every law that could have allocated these ports, with the logarithm of its prior times its
-/// likelihood.
-fn laws(allocations: &[Allocation]) -> Vec<(Law, f64)> {
+/// Every law that could have allocated these ports.
+fn laws(allocations: &[Allocation]) -> Vec<Judged> {
     let number = allocations.len() as f64;
     let kept = allocations.iter().filter(|allocation| allocation.port == allocation.source);
     let kept = u32::try_from(kept.count()).unwrap_or(u32::MAX);
@@ -146,6 +159,8 @@ fn laws(allocations: &[Allocation]) -> Vec<(Law, f64)> {
             .map_or(f64::NEG_INFINITY, |pool| -f64::from(pool.size()).ln())
     });
     laws.push((Law::LinuxRandom, LINUX_RANDOM.ln() + netfilter.sum::<f64>()));
+    let best = laws.iter().map(|(_, ln)| *ln).fold(f64::NEG_INFINITY, f64::max);
+    laws.retain(|(_, ln)| *ln > best + NEGLIGIBLE.ln());
     laws
 }
 
@@ -155,13 +170,14 @@ pub(super) struct Mixture {
     nth: u32,
     when: WallTime,
     all: Density,
-    of_parity: Density,
+    /// Absent while nothing is in it.
+    of_parity: Option<Density>,
 }
 
 impl Mixture {
     /// Of the `nth` mapping to a destination never met, made at `when` from `source`.
     pub(super) fn new(source: u16, nth: u32, when: WallTime) -> Self {
-        Self { source, nth, when, all: Density::new(), of_parity: Density::new() }
+        Self { source, nth, when, all: Density::new(), of_parity: None }
     }
 
     pub(super) fn add(&mut self, hypothesis: &Hypothesis, history: &History, mut weight: f64) {
@@ -186,7 +202,9 @@ impl Mixture {
             }
             Law::Sequential(counter) => counter.add_to(&mut self.all, nth, self.when, weight),
             Law::Random(area) => area.add_to(&mut self.all, weight),
-            Law::Parity(area) => area.add_to(&mut self.of_parity, weight),
+            Law::Parity(area) => {
+                area.add_to(self.of_parity.get_or_insert_with(Density::new), weight);
+            }
             Law::LinuxRandom => {
                 if let Some(pool) = PortModel::LinuxRandom.pool(self.source) {
                     self.all.add_pool(&pool, weight);
@@ -197,7 +215,9 @@ impl Mixture {
 
     pub(super) fn finish(self) -> Density {
         let mut all = self.all;
-        all.add_parity(self.of_parity, self.source);
+        if let Some(of_parity) = self.of_parity {
+            all.add_parity(&of_parity, self.source);
+        }
         all
     }
 }
