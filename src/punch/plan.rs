@@ -201,7 +201,11 @@ impl Plan {
             let middle = short.midpoint(enough);
             if reaches(middle) { enough = middle } else { short = middle }
         }
-        Some(Budget::of_tuples(enough, budget.rate))
+        // Rounded up to what is easily typed, if the chance is not worse for it.
+        let rounded = round_up(enough, 2);
+        let tuples = if reaches(rounded) { rounded } else { enough };
+        let budget = Budget::of_tuples(tuples, budget.rate);
+        Some(Budget { packets: round_up(budget.packets, 3), ..budget })
     }
 
     /// In words: `1,696 tuples from 4 source ports to 424 ports of the peer; 16.0 pairs expected
@@ -221,6 +225,12 @@ impl Plan {
             percent(self.chance)
         )
     }
+}
+
+/// To so many digits that are not 0.
+fn round_up(number: u32, digits: u32) -> u32 {
+    let unit = 10_u32.pow((number.max(1).ilog10() + 1).saturating_sub(digits));
+    number.next_multiple_of(unit)
 }
 
 fn thousands(count: u32) -> String {

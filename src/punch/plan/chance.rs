@@ -124,10 +124,16 @@ pub(super) fn none_stable_stable(a: Grid, b: Grid) -> f64 {
     1.0 - found(a, b) * found(b, a)
 }
 
-/// The probability that a Poisson variable of this mean lies in the range.
+/// Above this mean nothing near a pool's size is predicted, and adding up takes too long.
+const MOST_PREDICTABLE: f64 = 1e7;
+
+/// The probability that a Poisson variable of this mean lies in the range; 0 for hopeless means.
 pub(super) fn poisson_mass(mean: f64, first: i64, last: i64) -> f64 {
     let first = u32::try_from(first.max(0)).unwrap_or(u32::MAX);
     let Ok(last) = u32::try_from(last.min(i64::from(u32::MAX))) else { return 0.0 };
+    if mean > MOST_PREDICTABLE {
+        return 0.0;
+    }
     if mean <= 0.0 {
         return if first == 0 { 1.0 } else { 0.0 };
     }

@@ -137,8 +137,14 @@ pub(super) fn counted_stable(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
 /// `b` is random: each place of the run has one destination of `a`'s, which one of `b`'s sources
 /// finds or not.
 pub(super) fn counted_random(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
-    let sources = 1..=MOST_SOURCES.min(most).min(size(b));
-    let shapes = sources.map(|sources| counted_random_from(a, b, sources, most));
+    let cap = MOST_SOURCES.min(most).min(size(b));
+    // Many sources to few places cost least; the budget is best used up by whole places.
+    let few = (0..8).map(|power| 1 << power);
+    let many = (1..=12).map(|places| most / places);
+    let mut sources: Vec<u32> = few.chain(many).map(|sources: u32| sources.clamp(1, cap)).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let shapes = sources.into_iter().map(|sources| counted_random_from(a, b, sources, most));
     best(shapes).unwrap_or_else(|| counted_random_from(a, b, 1, most))
 }
 

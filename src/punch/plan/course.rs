@@ -22,6 +22,9 @@ pub(super) struct Course<'a> {
 /// Beyond any offset.
 const FAR: i64 = 1 << 40;
 
+/// More than this tells as little: their number is then known to some hundred thousands.
+const MOST_COMPETING: f64 = 1e9;
+
 /// Offsets from the first to the last, both included.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -31,7 +34,7 @@ pub(super) struct Span {
 
 impl Span {
     pub(super) fn len(self) -> u32 {
-        u32::try_from(self.last - self.first + 1).unwrap_or(0)
+        u32::try_from((self.last - self.first + 1).max(0)).unwrap_or(u32::MAX)
     }
 
     /// Its middle part, if it is longer than that.
@@ -83,9 +86,10 @@ impl<'a> Course<'a> {
     /// for a later time.
     pub(super) fn competing(&self, n: u32, of: u32) -> f64 {
         let last = self.last_after.map(|after| after * self.sequence.rate);
-        last.map_or(self.between * f64::from(n), |last| {
+        let mean = last.map_or(self.between * f64::from(n), |last| {
             last - self.between * (f64::from(of) - f64::from(n))
-        })
+        });
+        mean.clamp(-MOST_COMPETING, MOST_COMPETING)
     }
 
     /// The values that D(n) takes but for one case in a million, and some more: six standard

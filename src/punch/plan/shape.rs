@@ -152,34 +152,59 @@ fn one_sided(fixed: u16, pool: &[u16], most: u32) -> Shape {
     Shape::new(searching, Half::new(offered, vec![fixed]), missed, expected)
 }
 
-/// Both ends send from c sources to as much of the other's pool as the budget allows.
+/// Both ends send from c sources to all of the other's pool, or to as much of it as the budget
+/// allows; then no more of the budget is spent than it takes.
 fn grids(a: &[u16], b: &[u16], most: u32, missed: impl Fn(Grid, Grid) -> f64) -> Shape {
-    let grid = |own: &[u16], other: &[u16], sources: u32| Grid {
-        pool: size(own),
-        sources: sources.min(size(own)),
-        targets: size(other).min(most / sources),
-    };
-    let mut best: Option<(f64, Grid, Grid)> = None;
-    for sources in 1..=MOST_SOURCES.min(most) {
-        let (one, another) = (grid(a, b, sources), grid(b, a, sources));
-        let missed = missed(one, another);
-        if best.is_none_or(|(least, ..)| missed < least) {
-            best = Some((missed, one, another));
-        }
-        // Once neither pool can be covered, more sources only mean fewer targets.
-        let spent = one.targets < size(b) && another.targets < size(a);
-        if spent || missed <= 1.0 - TARGET {
-            break;
+    let (n_a, n_b) = (size(a), size(b));
+    let search = |most| cheapest_grids(n_a, n_b, most, &missed);
+    let (mut missed, mut one, mut another) = search(most);
+    let enough = |missed| missed <= 1.0 - TARGET;
+    if enough(missed) && (one.targets < n_b || another.targets < n_a) {
+        let (mut low, mut high) = (1, most);
+        while low < high {
+            let middle = low.midpoint(high);
+            let found = search(middle);
+            if enough(found.0) {
+                (high, (missed, one, another)) = (middle, found);
+            } else {
+                low = middle + 1;
+            }
         }
     }
-    let one_each = (1.0, grid(a, b, 1), grid(b, a, 1));
-    let (missed, one, another) = best.unwrap_or(one_each);
     Shape::new(
         Half::new(one.sources, spread(b, one.targets)),
         Half::new(another.sources, spread(a, another.targets)),
         missed,
         chance::expected(one, another),
     )
+}
+
+/// The fewest sources that are enough, or else the best number of them.
+fn cheapest_grids(
+    n_a: u32,
+    n_b: u32,
+    most: u32,
+    missed: impl Fn(Grid, Grid) -> f64,
+) -> (f64, Grid, Grid) {
+    let grids = |sources: u32| {
+        let one = Grid { pool: n_a, sources: sources.min(n_a), targets: n_b.min(most / sources) };
+        let another =
+            Grid { pool: n_b, sources: sources.min(n_b), targets: n_a.min(most / sources) };
+        (missed(one, another), one, another)
+    };
+    let mut best = grids(1);
+    for sources in 2..=MOST_SOURCES.min(most) {
+        // Once neither pool can be covered, more sources only mean fewer targets.
+        let spent = best.1.targets < n_b && best.2.targets < n_a;
+        if spent || best.0 <= 1.0 - TARGET {
+            break;
+        }
+        let next = grids(sources);
+        if next.0 < best.0 {
+            best = next;
+        }
+    }
+    best
 }
 
 /// Both ends have one unknown port a source: one source is enough for whoever covers the pool.
