@@ -61,6 +61,16 @@ impl Network {
         self.host("router-b")
     }
 
+    /// Time for which the wide area network's process has had a processor.
+    pub(crate) fn wan_busy(&self) -> Duration {
+        let number = std::fs::read_to_string(format!("/run/tcp-punch/{}/wan.pid", self.name));
+        let number = number.expect("there is a wide area network");
+        let statistics = std::fs::read_to_string(format!("/proc/{}/schedstat", number.trim()));
+        let statistics = statistics.expect("it runs");
+        let busy_ns = statistics.split(' ').next().and_then(|first| first.parse().ok());
+        Duration::from_nanos(busy_ns.expect("a number of nanoseconds comes first"))
+    }
+
     fn host(&self, which: &str) -> Host {
         Host { namespace: format!("{}-{which}", self.name) }
     }

@@ -10,6 +10,7 @@ mod chain;
 mod dice;
 mod hop;
 mod link;
+mod moderation;
 mod nat;
 mod packet;
 mod process;
@@ -20,6 +21,7 @@ mod tun;
 use std::error::Error;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -30,6 +32,7 @@ use nix::sys::time::TimeSpec;
 use backbone::Backbone;
 use chain::{Chain, Side};
 use link::{Impairments, Probability};
+use moderation::Moderation;
 use nat::{Nat, Site};
 use packet::Packet;
 use route::Attachment;
@@ -124,6 +127,7 @@ fn chain(arguments: &Arguments, attachment: &Attachment) -> Chain {
 }
 
 fn run(routers: &mut [Router], backbone: &mut Backbone) -> Result<(), Box<dyn Error>> {
+    let mut moderation = Moderation::new(Instant::now());
     loop {
         let chains = routers.iter().filter_map(|router| router.chain.next_due());
         let timeout = (backbone.next_due().into_iter().chain(chains).min())
@@ -136,41 +140,54 @@ fn run(routers: &mut [Router], backbone: &mut Backbone) -> Result<(), Box<dyn Er
             Err(errno) => return Err(format!("ppoll: {errno}").into()),
         }
         let readable: Vec<_> = poll_fds.iter().map(|it| it.any() == Some(true)).collect();
+        let (mut carried, mut more) = (0, false);
         for (number, router) in routers.iter_mut().enumerate() {
             if readable[number] {
-                router.read_batch(number, backbone)?;
+                let read = router.read_batch(number, backbone)?;
+                carried += read;
+                more |= read == READ_BATCH;
             }
         }
         for (number, router) in routers.iter_mut().enumerate() {
-            router.deliver(number, backbone);
+            carried += router.deliver(number, backbone);
+        }
+        if let Some(rest) = moderation.rest(carried, Instant::now())
+            && !more
+        {
+            thread::sleep(rest);
         }
     }
 }
 
 impl Router {
-    fn read_batch(&mut self, number: usize, backbone: &mut Backbone) -> io::Result<()> {
-        for _ in 0..READ_BATCH {
+    /// Says how many there were.
+    fn read_batch(&mut self, number: usize, backbone: &mut Backbone) -> io::Result<usize> {
+        for read in 0..READ_BATCH {
             let mut packet = backbone.blank();
             match self.tun.read(&mut packet)? {
                 Read::Packet => self.pass(Side::Inside, number, packet, backbone),
                 Read::Empty => {
                     backbone.recycle(packet);
-                    break;
+                    return Ok(read);
                 }
             }
         }
-        Ok(())
+        Ok(READ_BATCH)
     }
 
-    fn deliver(&mut self, number: usize, backbone: &mut Backbone) {
+    /// Says how many there were.
+    fn deliver(&mut self, number: usize, backbone: &mut Backbone) -> usize {
+        let mut delivered = 0;
         while let Some(packet) = backbone.pop_due(number, Instant::now()) {
             self.pass(Side::Outside, number, packet, backbone);
+            delivered += 1;
         }
         while self.chain.next_due().is_some_and(|due| due <= Instant::now()) {
             let mut packet = backbone.blank();
             let to = self.chain.poll(&mut packet, Instant::now());
             self.leave(to, number, packet, backbone);
         }
+        delivered
     }
 
     fn pass(&mut self, from: Side, number: usize, mut packet: Packet, backbone: &mut Backbone) {

@@ -177,7 +177,7 @@ fn wrong<E: std::fmt::Display>(pair: &str) -> impl Fn(E) -> String {
     move |error| format!("`{pair}`: {error}")
 }
 
-fn names_of_dependence<'a>([one, two, three]: [&'a str; 3]) -> [(&'a str, Dependence); 3] {
+fn names_of_dependence([one, two, three]: [&str; 3]) -> [(&str, Dependence); 3] {
     [
         (one, Dependence::EndpointIndependent),
         (two, Dependence::Address),
