@@ -282,7 +282,10 @@ impl Attempt {
             };
             self.fired |= purpose != Purpose::Retransmission;
             let nth = self.transmissions.saturating_sub(1);
-            let segment = self.exchange.retransmission(nth, tsval(now));
+            let segment = match purpose {
+                Purpose::Retransmission => self.exchange.retransmission(nth, tsval(now)),
+                _ => Some(self.exchange.first(tsval(now))),
+            };
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
             self.schedule(now);

@@ -144,11 +144,12 @@ impl Handshake {
         }
     }
 
-    /// A repeated SYN says its own number once more, in a field that RFC 7323 leaves unused in a
-    /// SYN: a middlebox that rewrites sequence numbers leaves this one alone.
+    /// With a key a repeated SYN says its own number once more, in a field that RFC 7323 leaves
+    /// unused in a SYN: a middlebox that rewrites sequence numbers leaves this one alone.
     fn repeated_syn(&self, tsval: u32) -> Segment {
         let mut syn = self.syn(tsval);
-        syn.options.timestamps = Some((tsval, self.iss.0));
+        let said = self.expected_irs.map_or(0, |_| self.iss.0);
+        syn.options.timestamps = Some((tsval, said));
         syn
     }
 
