@@ -208,15 +208,7 @@ impl Attempt {
         let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
-            Reaction::WrongKey(what) => {
-                // Or a middlebox rewrites numbers, ours too: a repeated SYN tells the peer who we
-                // are. One, lest a stranger have us send many.
-                if self.fired && self.evidence.wrong_key == 1 {
-                    self.transmit_at = now;
-                }
-                what
-            }
-            Reaction::Ignored(what) | Reaction::OwnSyn(what) => what,
+            Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
             Reaction::Answered { tcb, answers, window, what } => {
                 self.speculate_at = None;
                 self.peer_window = Some(window);

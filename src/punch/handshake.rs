@@ -234,8 +234,7 @@ impl Handshake {
             State::SynReceived { .. } => "peer's SYN, started anew",
             _ => "peer's SYN",
         };
-        // Where numbers are rewritten the peer knows us by a repeated SYN alone.
-        self.state = State::SynReceived { peer, closed: original != segment.seq };
+        self.state = State::SynReceived { peer, closed: false };
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
