@@ -1,6 +1,7 @@
 //! The link-layer header towards the peer, learnt from the kernel.
 #![allow(unsafe_code)]
 
+use super::aside::Aside;
 use super::call::{CallFailed, Named, bind_packet};
 use super::filter::Filter;
 use nix::errno::Errno;
@@ -8,7 +9,6 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Packet sockets: one overhears one packet of ours on its way out, and the other then sends frames
@@ -19,7 +19,7 @@ pub(super) struct Link {
     /// Bound to no protocol: the kernel shows it nothing.
     sender: OwnedFd,
     /// Closed once the header is known: while it listens, every packet takes 4 % longer.
-    listener: Option<OwnedFd>,
+    listener: Option<(OwnedFd, Aside)>,
     state: State,
 }
 
@@ -50,7 +50,7 @@ impl Link {
         bind_packet(&sender, interface, 0)?;
         Filter::departing(peer).attach(&listener)?;
         bind_packet(&listener, interface, libc::ETH_P_ALL as u16)?;
-        Ok(Self { sender, listener: Some(listener), state: State::Fresh })
+        Ok(Self { sender, listener: Some((listener, Aside::new())), state: State::Fresh })
     }
 
     /// Whether a packet is wanted, to learn from.
@@ -63,7 +63,7 @@ impl Link {
         self.state = State::Asked { packet, looks: LOOKS };
         let until = Instant::now() + PATIENCE;
         while self.learnt().is_none() {
-            let Some(listener) = &self.listener else { return };
+            let Some((listener, _)) = &self.listener else { return };
             let left = until.saturating_duration_since(Instant::now());
             let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
@@ -75,7 +75,7 @@ impl Link {
 
     /// The header, if it is known by now.
     pub(super) fn learnt(&mut self) -> Option<[u8; HEADER]> {
-        while let (State::Asked { packet, looks }, Some(listener)) =
+        while let (State::Asked { packet, looks }, Some((listener, _))) =
             (&mut self.state, &self.listener)
         {
             let mut frame = vec![0; HEADER + packet.len()];
@@ -99,9 +99,9 @@ impl Link {
                 None => continue,
             }
             // The kernel takes ten milliseconds to close a packet socket, which the spray has not.
-            // Where no thread can be had, it is closed here.
-            let listener = self.listener.take();
-            let _ = thread::Builder::new().spawn(move || drop(listener));
+            if let Some((listener, aside)) = self.listener.take() {
+                aside.close(listener);
+            }
         }
         self.header()
     }
