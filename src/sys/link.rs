@@ -1,7 +1,8 @@
 //! The link-layer header towards the peer, learnt from the kernel.
 #![allow(unsafe_code)]
 
-use super::call::{CallFailed, Named};
+use super::aside::Aside;
+use super::call::{CallFailed, Named, bind_packet};
 use super::filter::Filter;
 use nix::errno::Errno;
 use nix::libc;
@@ -10,12 +11,15 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// A packet socket that overhears one packet of ours on its way out, and then sends frames with the
-/// same Ethernet header. The kernel itself has chosen the next hop and asked for its address, and
+/// Packet sockets: one overhears one packet of ours on its way out, and the other then sends frames
+/// with the same Ethernet header. The kernel itself has chosen the next hop and asked for its address, and
 /// a frame that holds exactly the packet we sent shows that nothing of this host's alters packets.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: OwnedFd,
+    /// Bound to no protocol: the kernel shows it nothing.
+    sender: OwnedFd,
+    /// Closed once the header is known: while it listens, every packet takes 4 % longer.
+    listener: Option<(OwnedFd, Aside)>,
     state: State,
 }
 
@@ -42,20 +46,11 @@ const LOOKS: u32 = 64;
 impl Link {
     /// Nothing is known yet of the way over the interface with this index.
     pub(super) fn unknown(interface: u32, peer: IpAddr) -> Result<Self, CallFailed> {
-        // SAFETY: plain system call; protocol 0 receives nothing until bind.
-        let fd = unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            )
-        };
-        let fd = Errno::result(fd).named("socket(AF_PACKET)")?;
-        // SAFETY: a descriptor that was just made and that nobody else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        Filter::departing(peer).attach(&socket)?;
-        super::call::bind_packet(&socket, interface, libc::ETH_P_ALL as u16)?;
-        Ok(Self { socket, state: State::Fresh })
+        let (sender, listener) = (packet_socket()?, packet_socket()?);
+        bind_packet(&sender, interface, 0)?;
+        Filter::departing(peer).attach(&listener)?;
+        bind_packet(&listener, interface, libc::ETH_P_ALL as u16)?;
+        Ok(Self { sender, listener: Some((listener, Aside::new())), state: State::Fresh })
     }
 
     /// Whether a packet is wanted, to learn from.
@@ -68,8 +63,9 @@ impl Link {
         self.state = State::Asked { packet, looks: LOOKS };
         let until = Instant::now() + PATIENCE;
         while self.learnt().is_none() {
+            let Some((listener, _)) = &self.listener else { return };
             let left = until.saturating_duration_since(Instant::now());
-            let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            let mut ready = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             if left.is_zero() || poll(&mut ready, timeout) == Ok(0) {
                 break;
@@ -79,12 +75,14 @@ impl Link {
 
     /// The header, if it is known by now.
     pub(super) fn learnt(&mut self) -> Option<[u8; HEADER]> {
-        while let State::Asked { packet, looks } = &mut self.state {
+        while let (State::Asked { packet, looks }, Some((listener, _))) =
+            (&mut self.state, &self.listener)
+        {
             let mut frame = vec![0; HEADER + packet.len()];
             // SAFETY: the buffer is as long as said; MSG_TRUNC tells of what did not fit.
             let result = unsafe {
                 libc::recv(
-                    self.socket.as_raw_fd(),
+                    listener.as_raw_fd(),
                     frame.as_mut_ptr().cast(),
                     frame.len(),
                     libc::MSG_TRUNC,
@@ -100,8 +98,10 @@ impl Link {
                 None if result < 0 => return None,
                 None => continue,
             }
-            // From now on it only sends. Should this fail, what it overhears fills its buffer once.
-            let _ = Filter::nothing().attach(&self.socket);
+            // The kernel takes ten milliseconds to close a packet socket, which the spray has not.
+            if let Some((listener, aside)) = self.listener.take() {
+                aside.close(listener);
+            }
         }
         self.header()
     }
@@ -117,6 +117,15 @@ impl Link {
 
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.sender.as_fd()
     }
+}
+
+fn packet_socket() -> Result<OwnedFd, CallFailed> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain system call; protocol 0 receives nothing until bind.
+    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) });
+    let fd = fd.named("socket(AF_PACKET)")?;
+    // SAFETY: a descriptor that was just made and that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
