@@ -132,7 +132,7 @@ impl Plan {
             targets: shape.ours.targets,
             chance: shape.chance,
             expected_matches: shape.expected,
-            fires: shape.ours.fires,
+            fires: shape.fires,
             inputs: Inputs {
                 ours: ours.clone(),
                 theirs: theirs.clone(),

@@ -22,12 +22,11 @@ const BOTH_FIRE: u32 = 10_000;
 pub(super) struct Half {
     pub(super) sources: u32,
     pub(super) targets: Vec<u16>,
-    pub(super) fires: bool,
 }
 
 impl Half {
     pub(super) fn new(sources: u32, targets: Vec<u16>) -> Self {
-        Self { sources, targets, fires: true }
+        Self { sources, targets }
     }
 
     pub(super) fn tuples(&self) -> u32 {
@@ -42,11 +41,13 @@ pub(super) struct Shape {
     pub(super) theirs: Half,
     pub(super) chance: f64,
     pub(super) expected: f64,
+    /// Whether we send SYNs from the instant on.
+    pub(super) fires: bool,
 }
 
 impl Shape {
     pub(super) fn new(ours: Half, theirs: Half, missed: f64, expected: f64) -> Self {
-        Self { ours, theirs, chance: (1.0 - missed).clamp(0.0, 1.0), expected }
+        Self { ours, theirs, chance: (1.0 - missed).clamp(0.0, 1.0), expected, fires: true }
     }
 
     fn flipped(self) -> Self {
@@ -88,8 +89,7 @@ pub(super) fn shape(
     };
     let (ours, theirs) = (shape.ours.tuples(), shape.theirs.tuples());
     if ours.max(theirs) > BOTH_FIRE && (ours, &key_a) != (theirs, &key_b) {
-        shape.ours.fires = (ours, &key_a) < (theirs, &key_b);
-        shape.theirs.fires = !shape.ours.fires;
+        shape.fires = (ours, &key_a) < (theirs, &key_b);
     }
     Ok(shape)
 }

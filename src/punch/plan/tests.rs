@@ -231,8 +231,7 @@ fn wild_models_are_planned_in_bounds() {
         end(PortModel::Parity(pool("9"))),
         end(PortModel::StableRandom(pool("1-65535"))),
     ];
-    for budget in ["packets=4", "packets=4000", "packets=4294967295,entries=4294967295"].map(budget)
-    {
+    for budget in ["packets=4000", "packets=4294967295,entries=4294967295"].map(budget) {
         for a in wild.iter().chain(&others) {
             for b in wild.iter().chain(&others) {
                 let [plan, _] = plans(a, b, &budget);
