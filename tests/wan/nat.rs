@@ -2,6 +2,7 @@
 //! its [`Spec`] says.
 
 mod allocation;
+mod checksum;
 mod filtering;
 mod mapping;
 mod rewrite;

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use super::checksum::Sum;
 use super::tcp::Flags;
 
 /// What a NAT translates. The identifier of an ICMP query serves as its sender's port (RFC 5508).
@@ -318,50 +319,6 @@ fn set_hop_limit(bytes: &mut [u8], to: u8) {
     let mut sum = Sum::default();
     sum.replace(bytes, 8, &[to, bytes[9]]);
     sum.apply(bytes, 10);
-}
-
-/// A ones' complement sum of words, or of what changes in one.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum(u64);
-
-impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
-        let words = bytes.chunks(2);
-        self.0 += words
-            .map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |it| (*it).into()))
-            .sum::<u64>();
-    }
-
-    /// The complement of each word stands for its opposite.
-    fn take_away(&mut self, bytes: &[u8]) {
-        let words = bytes.chunks_exact(2);
-        self.0 += words.map(|word| u64::from(!u16_at(word, 0))).sum::<u64>();
-    }
-
-    fn replace(&mut self, bytes: &mut [u8], at: usize, by: &[u8]) {
-        let old = &mut bytes[at..at + by.len()];
-        self.take_away(old);
-        self.add(by);
-        old.copy_from_slice(by);
-    }
-
-    fn folded(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    }
-
-    fn checksum(self) -> [u8; 2] {
-        (!self.folded()).to_be_bytes()
-    }
-
-    /// RFC 1624 equation 3: HC' = ~(~HC + ~m + m').
-    fn apply(self, bytes: &mut [u8], at: usize) {
-        let all = Self(self.0 + u64::from(!u16_at(bytes, at)));
-        bytes[at..at + 2].copy_from_slice(&all.checksum());
-    }
 }
 
 #[cfg(test)]
