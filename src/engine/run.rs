@@ -25,6 +25,8 @@ use std::time::Duration;
 const MOST_MISSED: usize = 256;
 /// What both ends offer at least, three quarters of what the field holds.
 const LEAST_WINDOW: u16 = 0xc000;
+/// From so many tuples on speed counts for more than that this host's firewall sees them all.
+const LARGE: u32 = 20_000;
 /// The opener's hop limit is decided so long before a search's first opener is due.
 const DECIDING: Duration = Duration::from_millis(10);
 
@@ -72,7 +74,10 @@ impl Punch {
                 vec![Capture::new(interface, &[], peer)?, Capture::search(interface, &ports, peer)?]
             }
         };
-        let spray = field.search.is_some().then(|| Spray::new(&route, route.local_ip, peer));
+        let spray = field.search.as_ref().map(|search| match search.tuples() {
+            0..LARGE => Spray::through_host(route.local_ip, peer),
+            _ => Spray::new(&route, route.local_ip, peer),
+        });
         let sender = RawSender::new(route.local_ip, tuple.remote.ip())?;
         let installation = Installation::new(tuple.local).map_err(|failed| match failed.errno {
             Errno::ENOPROTOOPT => PunchError::NoRepair,
@@ -288,9 +293,9 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        let Self { guards, captures, sender, priority, .. } = self;
+        let Self { guards, captures, sender, spray, priority, .. } = self;
         drop(guards);
-        aside.close((captures, sender, priority));
+        aside.close((captures, sender, spray, priority));
     }
 }
 

@@ -124,7 +124,13 @@ impl Handshake {
     }
 
     /// Our SYN, with timestamp value `tsval`.
+    ///
+    /// With a key it says its own number once more, in the echo field that receivers ignore in a
+    /// SYN (RFC 7323 section 3.2): a middlebox that rewrites sequence numbers leaves that one
+    /// alone, and the peer knows us by it. Repeating it later would be too late: a router that has
+    /// seen our answers lets no SYN in any more.
     pub fn syn(&self, tsval: u32) -> Segment {
+        let said = self.expected_irs.map_or(0, |_| self.iss.0);
         Segment {
             tuple: self.tuple,
             hop_limit: DEFAULT_HOP_LIMIT,
@@ -138,19 +144,10 @@ impl Handshake {
                 mss: Some(self.offer.mss),
                 window_scale: Some(self.offer.window_scale),
                 sack_permitted: true,
-                timestamps: Some((tsval, 0)),
+                timestamps: Some((tsval, said)),
             },
             payload: Vec::new(),
         }
-    }
-
-    /// With a key a repeated SYN says its own number once more, in a field that RFC 7323 leaves
-    /// unused in a SYN: a middlebox that rewrites sequence numbers leaves this one alone.
-    fn repeated_syn(&self, tsval: u32) -> Segment {
-        let mut syn = self.syn(tsval);
-        let said = self.expected_irs.map_or(0, |_| self.iss.0);
-        syn.options.timestamps = Some((tsval, said));
-        syn
     }
 
     /// What the `nth` timeout since the last answer repeats (from 0); `None` once established.
@@ -164,11 +161,11 @@ impl Handshake {
             State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
                 self.unasked_syn_ack(tsval)
             }
-            State::SynSent => Some(self.repeated_syn(tsval)),
+            State::SynSent => Some(self.syn(tsval)),
             State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
             }
-            State::SynReceived { .. } => Some(self.repeated_syn(tsval)),
+            State::SynReceived { .. } => Some(self.syn(tsval)),
             State::Established => None,
         }
     }

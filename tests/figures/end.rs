@@ -61,6 +61,9 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
             if let Some(key) = job.key {
                 punch = punch.key(Key::from_bytes(key));
             }
+            if let Some([ours, theirs]) = &job.models {
+                punch = punch.models(ours.parse()?, theirs.parse()?);
+            }
             match punch.run(&mut |_| {}) {
                 Ok(connection) => {
                     outcome.report = Some(connection.report);
