@@ -172,6 +172,15 @@ impl Punch {
         self
     }
 
+    /// How a search goes: one strategy, lest it cost twice.
+    pub(crate) fn search_strategy(&self) -> Strategy {
+        let key = self.key.is_some();
+        [Strategy::SynAck, Strategy::Syn, Strategy::MidStream]
+            .into_iter()
+            .find(|strategy| self.strategies.includes(*strategy, key))
+            .unwrap_or(Strategy::Syn)
+    }
+
     /// What is raced, the first preferred.
     pub(crate) fn tuples(&self, first: Tuple) -> Vec<(Tuple, Strategy)> {
         let key = self.key.is_some();

@@ -216,12 +216,13 @@ impl Drive {
             self.template = Some((batch.wave, Template::new(segment)));
             let what = match batch.wave {
                 Wave::Opener(_) => "opener, the first of a search",
-                Wave::Syn => "SYN, the first of a search",
+                Wave::First => "the first segment of a search",
+                Wave::UnaskedSynAck => "SYN-ACK, unasked, the first of a search",
             };
             self.recorder.wave(&Segment { tuple: search.first(), ..segment.clone() }, now, what);
         }
         let Some((_, template)) = &self.template else { return };
-        if begins && batch.wave == Wave::Syn {
+        if begins && batch.wave == Wave::First {
             self.fired.sent_ns.get_or_insert(now.unix_ns());
             self.fired.error_ns.get_or_insert(now.ns_since(self.at));
         }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Where the punch takes place.
 pub(super) struct Field {
+    /// How, on the first tuple and in a search.
+    pub(super) strategy: Strategy,
     /// The tuples raced and how, the first preferred; none in a search.
     pub(super) tuples: Vec<(Tuple, Strategy)>,
     /// The tuples searched.
@@ -61,6 +63,7 @@ impl Field {
                 Guard::several(local.ip(), ports, usize::from(*count))?
             }
         };
+        let strategy = punch.search_strategy();
         let search = Search::new(SearchConfig {
             local: local.ip(),
             remote: remote.ip(),
@@ -69,9 +72,10 @@ impl Field {
             rate: punch.budget.rate,
             packets: punch.budget.packets,
             fires: plan.fires(),
+            speculates: strategy.traits().speculates,
             at: punch.at,
         });
-        Ok(Self { tuples: Vec::new(), search: Some(search), guards, plan: Some(plan) })
+        Ok(Self { strategy, tuples: Vec::new(), search: Some(search), guards, plan: Some(plan) })
     }
 
     /// Guards the local port of every tuple. One that another program has is left out, except the
@@ -89,7 +93,8 @@ impl Field {
                 Err(error) => tracing::warn!("{strategy} on {tuple} is left out: {error}"),
             }
         }
-        Ok(Self { tuples: guarded, search: None, guards, plan: None })
+        let strategy = guarded.first().map_or(Strategy::Syn, |(_, strategy)| *strategy);
+        Ok(Self { strategy, tuples: guarded, search: None, guards, plan: None })
     }
 }
 

@@ -9,9 +9,7 @@ use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
 use super::{Connection, clock_check};
-use crate::punch::{
-    AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, Strategy, tsval,
-};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, tsval};
 use crate::sys::{
     Aside, CallFailed, Capture, Guard, RawSender, Route, Spray, clock, receive_window_scale,
 };
@@ -94,12 +92,12 @@ impl Punch {
             iss,
             expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
             offer: offer(&route, (random >> 48) as u16),
-            strategy: field.tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
+            strategy: field.strategy,
             racing: false,
             seed: random,
         };
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
-        let Field { tuples, search, guards, plan } = field;
+        let Field { tuples, search, guards, plan, .. } = field;
         let race = Race::new(RaceConfig { attempt, tuples, search });
         let mut drive = Drive {
             tuple,

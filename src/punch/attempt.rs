@@ -144,6 +144,10 @@ impl Attempt {
     /// An attempt whose opener and SYN have left already: one of a search's many.
     pub fn begun(config: AttemptConfig, now: WallTime) -> Self {
         let mut attempt = Self { fired: true, speculate_at: None, ..Self::new(config) };
+        if config.strategy.traits().speculates {
+            // One may have left by now, and the peer's may be the answer to a SYN it never saw.
+            attempt.exchange.speculate(tsval(now));
+        }
         attempt.schedule(now);
         attempt
     }
@@ -166,6 +170,11 @@ impl Attempt {
     /// What leaves first, with timestamp value of `now`.
     pub fn first(&self, now: WallTime) -> Segment {
         self.exchange.first(tsval(now))
+    }
+
+    /// The SYN-ACK that nobody asked for, where the strategy has one.
+    pub fn unasked_syn_ack(&self, now: WallTime) -> Option<Segment> {
+        self.exchange.clone().speculate(tsval(now))
     }
 
     /// Whether the peer was heard here and its acknowledgment is awaited, or has come.

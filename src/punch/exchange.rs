@@ -67,7 +67,7 @@ impl Exchange {
     /// The strategy that came to pass.
     pub(super) fn strategy(&self) -> Strategy {
         match self {
-            Self::Handshake(handshake) if handshake.has_speculated() => Strategy::SynAck,
+            Self::Handshake(handshake) if handshake.met_unasked() => Strategy::SynAck,
             Self::Handshake(_) => Strategy::Syn,
             Self::MidStream(_) => Strategy::MidStream,
         }

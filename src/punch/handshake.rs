@@ -17,6 +17,8 @@ pub struct Handshake {
     racing: bool,
     /// Our SYN-ACK has left for a SYN that we never saw.
     speculated: bool,
+    /// The peer's SYN-ACK came in, and never its SYN.
+    unasked: bool,
     state: State,
 }
 
@@ -94,7 +96,16 @@ impl Handshake {
     /// of these numbers is listened to.
     pub fn new(tuple: Tuple, iss: Seq, offer: Offer, expected_irs: Option<[Seq; 3]>) -> Self {
         let state = State::SynSent;
-        Self { tuple, iss, offer, expected_irs, racing: false, speculated: false, state }
+        Self {
+            tuple,
+            iss,
+            offer,
+            expected_irs,
+            racing: false,
+            speculated: false,
+            unasked: false,
+            state,
+        }
     }
 
     /// The same, where other tuples are tried at the same time, or SYN-ACKs may come unasked.
@@ -118,9 +129,9 @@ impl Handshake {
         Some(self.syn_ack(&unseen, tsval))
     }
 
-    /// Whether a SYN-ACK of ours has left unasked.
-    pub fn has_speculated(&self) -> bool {
-        self.speculated
+    /// Whether the peer was met by SYN-ACKs that nobody asked for.
+    pub fn met_unasked(&self) -> bool {
+        self.unasked
     }
 
     /// Our SYN, with timestamp value `tsval`.
@@ -276,6 +287,7 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
+        self.unasked |= self.speculated && self.state == State::SynSent;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {

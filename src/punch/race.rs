@@ -43,7 +43,7 @@ pub struct RaceConfig {
     pub attempt: AttemptConfig,
     /// The tuples raced and how, the first preferred; `attempt`'s alone if empty.
     pub tuples: Vec<(Tuple, Strategy)>,
-    /// The tuples searched, on which [`Strategy::Syn`] is used.
+    /// The tuples searched, on which `attempt`'s strategy is used.
     pub search: Option<Search>,
 }
 
@@ -110,6 +110,9 @@ impl Race {
     /// So long it takes to the peer, as far as probes tell.
     pub fn set_one_way(&mut self, one_way: Duration) {
         self.attempts.iter_mut().for_each(|attempt| attempt.set_one_way(one_way));
+        if let Some(search) = &mut self.search {
+            search.set_one_way(one_way);
+        }
     }
 
     /// When a SYN is due that has to leave on the microsecond, if one is.
@@ -179,7 +182,8 @@ impl Race {
             let any = Attempt::new(AttemptConfig { tuple, ..self.config });
             let segment = match batch.wave {
                 Wave::Opener(hop_limit) => Segment { hop_limit, ..any.first(now) },
-                Wave::Syn => any.first(now),
+                Wave::First => any.first(now),
+                Wave::UnaskedSynAck => any.unasked_syn_ack(now).unwrap_or_else(|| any.first(now)),
             };
             self.evidence.sent += batch.tuples.len() as u64;
             self.outputs.push_back(Output::Spray(segment, batch));
@@ -266,7 +270,7 @@ impl Race {
             let oldest = self.attempts.remove(self.told);
             self.evidence.add(oldest.evidence());
         }
-        let config = AttemptConfig { tuple, strategy: Strategy::Syn, ..self.config };
+        let config = AttemptConfig { tuple, ..self.config };
         self.attempts.push(Attempt::begun(config, now));
         Some(self.attempts.len() - 1)
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 /// All tuples of a search, and when what leaves on them.
 ///
-/// First an opener on every one, then a SYN on every one: a SYN that comes before the peer's
-/// opener draws a reset, and that closes what it hits.
+/// First an opener on every one, then a SYN on every one (or a probe, where no SYN is sent): a SYN
+/// that comes before the peer's opener draws a reset, and that closes what it hits. What the
+/// budget leaves repeats them, or sends the SYN-ACKs that nobody asked for.
 #[derive(Clone, Debug)]
 pub struct Search {
     local: IpAddr,
@@ -30,10 +31,12 @@ pub struct Search {
 /// What leaves on every tuple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wave {
-    /// Low-TTL SYNs with this hop limit.
+    /// What leaves first, with this hop limit.
     Opener(u8),
-    /// SYNs.
-    Syn,
+    /// What leaves first: SYNs, or probes.
+    First,
+    /// SYN-ACKs for SYNs that did not come in.
+    UnaskedSynAck,
 }
 
 /// Tuples on which the same leaves now.
@@ -62,12 +65,16 @@ pub struct SearchConfig {
     pub packets: u32,
     /// Whether SYNs leave at the instant; in large searches one end opens and listens only.
     pub fires: bool,
+    /// Whether SYN-ACKs follow unasked.
+    pub speculates: bool,
     /// The instant.
     pub at: WallTime,
 }
 
-/// What SYNs that got lost are repeated after.
-const REPETITION: Duration = Duration::from_millis(300);
+/// The last SYN of either end has arrived so long after it left, if nothing better is known.
+const ARRIVAL: Duration = Duration::from_millis(150);
+/// Clocks differ by as much, or a batch is late.
+const GRACE: Duration = Duration::from_millis(10);
 /// A wave that begins later than this is paced from then on instead of catching up.
 const LATE: Duration = Duration::from_millis(5);
 /// At most so many tuples at once, so that what comes in is not kept waiting.
@@ -92,10 +99,11 @@ impl Search {
             underway: false,
         };
         if config.fires {
-            search.waves.push((Wave::Syn, at, 0..tuples));
-            let again = packets.saturating_sub(tuples.saturating_mul(2)).min(tuples);
-            let after = at.after(search.duration(tuples) + REPETITION);
-            search.waves.push((Wave::Syn, after, 0..again));
+            search.waves.push((Wave::First, at, 0..tuples));
+            let rest = packets.saturating_sub(tuples.saturating_mul(2)).min(tuples);
+            let last = if config.speculates { Wave::UnaskedSynAck } else { Wave::First };
+            let after = at.after(search.duration(tuples) + ARRIVAL);
+            search.waves.push((last, after, 0..rest));
         }
         search.waves.retain(|(.., tuples)| !tuples.is_empty());
         search
@@ -105,6 +113,14 @@ impl Search {
     pub fn set_opener(&mut self, hop_limit: u8) {
         if self.tuples > 0 {
             self.waves.insert(0, (Wave::Opener(hop_limit), self.opens_at(), 0..self.tuples));
+        }
+    }
+
+    /// So long it takes to the peer, as far as probes tell.
+    pub fn set_one_way(&mut self, one_way: Duration) {
+        let after = self.at.after(self.duration(self.tuples) + one_way * 2 + GRACE);
+        for (_, starts, _) in self.waves.iter_mut().filter(|(_, starts, _)| *starts > self.at) {
+            *starts = after;
         }
     }
 
@@ -233,6 +249,7 @@ mod tests {
             rate: 1000,
             packets,
             fires,
+            speculates: false,
             at: ms(AT),
         })
     }
@@ -261,13 +278,13 @@ mod tests {
         search.set_opener(2);
         let waves = run(search);
         assert_eq!(waves[0], ("Opener(2)".into(), -200, -51, 150));
-        assert_eq!(waves[1], ("Syn".into(), 0, 149, 150));
+        assert_eq!(waves[1], ("First".into(), 0, 149, 150));
         assert_eq!(waves.len(), 2, "the budget allows no third wave");
     }
 
     #[test]
     fn what_the_budget_leaves_over_repeats_syns() {
-        assert_eq!(run(search(340, true))[1], ("Syn".into(), 450, 489, 40));
+        assert_eq!(run(search(340, true))[1], ("First".into(), 300, 339, 40));
     }
 
     #[test]
@@ -282,9 +299,9 @@ mod tests {
         let mut search = search(300, true);
         assert_eq!(search.poll(ms(AT - 1)), None);
         let batch = search.poll(ms(AT + 5_000)).unwrap();
-        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 0..1 });
+        assert_eq!(batch, Batch { wave: Wave::First, tuples: 0..1 });
         let batch = search.poll(ms(AT + 5_100)).unwrap();
-        assert_eq!(batch, Batch { wave: Wave::Syn, tuples: 1..101 });
+        assert_eq!(batch, Batch { wave: Wave::First, tuples: 1..101 });
     }
 
     #[test]

@@ -164,6 +164,7 @@ fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
         rate: 1000,
         packets: 4000,
         fires: true,
+        speculates: false,
         at: ms(0),
     });
     let config = RaceConfig { attempt: config(host, false), tuples: vec![], search: Some(search) };
