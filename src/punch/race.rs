@@ -28,6 +28,7 @@ pub struct Race {
     evidence: Evidence,
     ended: bool,
     winner: Option<Strategy>,
+    remark: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,7 @@ impl Race {
             evidence: Evidence::default(),
             ended: false,
             winner: None,
+            remark: None,
         }
     }
 
@@ -230,6 +232,11 @@ impl Race {
         self.winner.unwrap_or(self.config.strategy)
     }
 
+    /// What a middlebox does to the connection that won, as a clause.
+    pub fn remark(&self) -> Option<&'static str> {
+        self.remark
+    }
+
     /// The search, if there is one.
     pub fn search(&self) -> Option<&Search> {
         self.search.as_ref()
@@ -300,6 +307,7 @@ impl Race {
                 AttemptOutput::Established(tcb) => {
                     self.ended = true;
                     self.winner = Some(self.attempts[place].strategy());
+                    self.remark = self.attempts[place].remark();
                     Output::Established(tcb)
                 }
                 AttemptOutput::Expired => continue,
