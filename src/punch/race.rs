@@ -224,6 +224,7 @@ impl Race {
     pub fn evidence(&self) -> Evidence {
         let mut sum = self.evidence.clone();
         self.attempts.iter().for_each(|attempt| sum.add(attempt.evidence()));
+        sum.searched = self.search.is_some();
         sum
     }
 
