@@ -15,6 +15,8 @@ pub struct Evidence {
     pub resets: u64,
     /// SYNs and SYN-ACKs whose sender did not hold the key.
     pub wrong_key: u64,
+    /// Segments of the peer by another strategy than ours.
+    pub other_strategy: u64,
     /// Our own SYNs that came back.
     pub own_syns: u64,
     /// Segments of no use.
@@ -32,6 +34,8 @@ pub struct Evidence {
 pub enum Cause {
     /// Somebody else is there.
     WrongKey,
+    /// The peer goes about it by another strategy.
+    OtherStrategy,
     /// The peer's address is this host's own.
     Ourselves,
     /// The peer's router gave it another port.
@@ -50,6 +54,7 @@ impl Evidence {
     pub(super) fn count(&mut self, segment: &Segment, reaction: &Reaction) {
         match reaction {
             Reaction::WrongKey(_) => self.wrong_key += 1,
+            Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::Reset { .. } => self.resets += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
@@ -64,6 +69,7 @@ impl Evidence {
         self.peer_syns += other.peer_syns;
         self.resets += other.resets;
         self.wrong_key += other.wrong_key;
+        self.other_strategy += other.other_strategy;
         self.own_syns += other.own_syns;
         self.stray += other.stray;
         self.searched |= other.searched;
@@ -77,6 +83,8 @@ impl Evidence {
             Cause::Unheard
         } else if self.wrong_key > 0 {
             Cause::WrongKey
+        } else if self.other_strategy > 0 {
+            Cause::OtherStrategy
         } else if self.own_syns > 0 {
             Cause::Ourselves
         } else if let Some(other) = self.other_port {
@@ -97,6 +105,7 @@ impl Evidence {
             Cause::WrongKey => {
                 format!("{wrong_key} SYNs came from somebody who does not hold the key")
             }
+            Cause::OtherStrategy => "the peer goes about it by another strategy".to_owned(),
             Cause::Ourselves => {
                 "our own SYN came back: the peer's address is this host's own".to_owned()
             }
@@ -124,6 +133,7 @@ impl Evidence {
             Cause::WrongKey => {
                 "give both sides the same key, and instants less than a minute apart"
             }
+            Cause::OtherStrategy => "give both sides the same --strategy, or none",
             Cause::Ourselves => "give the peer's public address, not your own",
             Cause::Unheard => {
                 "something drops segments on the way to the peer: let it check its firewall, and its opener (--opener auto)"

@@ -89,6 +89,8 @@ pub enum Reaction {
     },
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
+    /// The peer, key and all, but by another strategy.
+    OtherStrategy(&'static str),
     /// A SYN or SYN-ACK whose sender does not hold the key.
     WrongKey(&'static str),
 }
@@ -205,6 +207,13 @@ impl Handshake {
             (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
+            }
+            (State::SynSent, false, Some(ack))
+                if self.expected_irs.is_some()
+                    && self.is_expected(segment.seq)
+                    && ack == self.iss + 1 =>
+            {
+                Reaction::OtherStrategy("the peer's probe: it begins mid-stream")
             }
             (State::SynSent, false, Some(_)) => {
                 Reaction::Ignored("ACK before any SYN, stale or stray")

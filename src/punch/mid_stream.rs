@@ -52,6 +52,9 @@ impl MidStream {
         if segment.rst {
             return Reaction::Reset { reopen: self.heard.is_none(), what: "reset, outlived" };
         }
+        if segment.syn && self.expected_irs.contains(&segment.seq) {
+            return Reaction::OtherStrategy("the peer's SYN: it does not begin mid-stream");
+        }
         if segment.syn || segment.ack != Some(self.iss + 1) {
             return Reaction::Ignored("not of the agreed connection");
         }
