@@ -208,7 +208,10 @@ impl Attempt {
         let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
-            Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
+            Reaction::Ignored(what)
+            | Reaction::OtherStrategy(what)
+            | Reaction::OwnSyn(what)
+            | Reaction::WrongKey(what) => what,
             Reaction::Answered { tcb, answers, window, what } => {
                 self.speculate_at = None;
                 self.peer_window = Some(window);

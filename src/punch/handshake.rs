@@ -83,6 +83,8 @@ pub enum Reaction {
         /// For people.
         what: &'static str,
     },
+    /// The peer, by its numbers, but it speaks as another strategy does.
+    OtherStrategy(&'static str),
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
     /// A SYN or SYN-ACK whose sender does not hold the key.
@@ -181,6 +183,9 @@ impl Handshake {
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
+            (State::SynSent, false, Some(ack)) if self.is_mid_stream(segment, ack) => {
+                Reaction::OtherStrategy("probe of a peer that sends no SYN")
+            }
             (State::SynSent, false, Some(_)) => {
                 Reaction::Ignored("ACK before any SYN, stale or stray")
             }
@@ -267,14 +272,16 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
+        let first = self.state == State::SynSent;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out.
-        let again = self.speculated.then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out any
+        // more, or worse, lets it out untranslated.
+        let again = (self.speculated && first).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
@@ -341,6 +348,12 @@ impl Handshake {
             sack: theirs.sack_permitted,
             timestamps: theirs.timestamps.is_some(),
         }
+    }
+
+    /// Whether it is the probe of a peer that knows both numbers and has sent no SYN.
+    fn is_mid_stream(&self, segment: &Segment, ack: Seq) -> bool {
+        let known = self.expected_irs.is_some_and(|expected| expected.contains(&segment.seq));
+        known && ack == self.iss + 1 && !segment.fin
     }
 
     fn is_expected(&self, irs: Seq) -> bool {
