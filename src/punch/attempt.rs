@@ -223,8 +223,8 @@ impl Attempt {
         self.evidence.count(segment, &reaction);
         match reaction {
             Reaction::Ignored(what)
-            | Reaction::OwnSyn(what)
             | Reaction::OtherStrategy(what)
+            | Reaction::OwnSyn(what)
             | Reaction::WrongKey(what) => what,
             Reaction::Answered { tcb, answers, window, what } => {
                 self.speculate_at = None;

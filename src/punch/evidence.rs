@@ -13,9 +13,9 @@ pub struct Evidence {
     pub peer_syns: u64,
     /// Resets.
     pub resets: u64,
-    /// SYNs and SYN-ACKs whose sender did not hold the key.
+    /// Segments whose sender did not hold the key.
     pub wrong_key: u64,
-    /// Segments of the peer by another strategy than ours.
+    /// Segments of a peer that holds the key but uses another strategy.
     pub other_strategy: u64,
     /// Our own SYNs that came back.
     pub own_syns: u64,
@@ -38,6 +38,8 @@ pub enum Cause {
     OtherStrategy,
     /// The peer's address is this host's own.
     Ourselves,
+    /// The peer is there and does not do what we do.
+    OtherStrategy,
     /// The peer's router gave it another port.
     OtherPort(SocketAddr),
     /// The peer is heard, but hears nothing.
@@ -56,6 +58,7 @@ impl Evidence {
             Reaction::WrongKey(_) => self.wrong_key += 1,
             Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::Reset { .. } => self.resets += 1,
+            Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
             Reaction::Answered { .. } => self.peer_syns += 1,
@@ -81,6 +84,8 @@ impl Evidence {
     pub fn cause(&self) -> Cause {
         if self.peer_syns > 0 {
             Cause::Unheard
+        } else if self.other_strategy > 0 {
+            Cause::OtherStrategy
         } else if self.wrong_key > 0 {
             Cause::WrongKey
         } else if self.other_strategy > 0 {
@@ -103,9 +108,9 @@ impl Evidence {
         let Self { sent, peer_syns, resets, wrong_key, .. } = self;
         match self.cause() {
             Cause::WrongKey => {
-                format!("{wrong_key} SYNs came from somebody who does not hold the key")
+                format!("{wrong_key} segments came from somebody who does not hold the key")
             }
-            Cause::OtherStrategy => "the peer goes about it by another strategy".to_owned(),
+            Cause::OtherStrategy => "the peer is there but uses another strategy".to_owned(),
             Cause::Ourselves => {
                 "our own SYN came back: the peer's address is this host's own".to_owned()
             }
@@ -168,6 +173,8 @@ mod tests {
         assert_eq!(seen.cause(), Cause::OnlyResets);
         seen.wrong_key = 1;
         assert_eq!(seen.cause(), Cause::WrongKey);
+        seen.other_strategy = 1;
+        assert_eq!(seen.cause(), Cause::OtherStrategy);
         seen.peer_syns = 1;
         assert_eq!(seen.cause(), Cause::Unheard);
     }

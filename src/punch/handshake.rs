@@ -87,6 +87,8 @@ pub enum Reaction {
         /// For people.
         what: &'static str,
     },
+    /// The peer, by its numbers, but it speaks as another strategy does.
+    OtherStrategy(&'static str),
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
     /// The peer, key and all, but by another strategy.
@@ -208,12 +210,8 @@ impl Handshake {
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
-            (State::SynSent, false, Some(ack))
-                if self.expected_irs.is_some()
-                    && self.is_expected(segment.seq)
-                    && ack == self.iss + 1 =>
-            {
-                Reaction::OtherStrategy("the peer's probe: it begins mid-stream")
+            (State::SynSent, false, Some(ack)) if self.is_mid_stream(segment, ack) => {
+                Reaction::OtherStrategy("probe of a peer that sends no SYN")
             }
             (State::SynSent, false, Some(_)) => {
                 Reaction::Ignored("ACK before any SYN, stale or stray")
@@ -305,15 +303,16 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
-        self.unasked |= self.speculated && self.state == State::SynSent;
+        let first = self.state == State::SynSent;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out.
-        let again = self.speculated.then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out any
+        // more, or worse, lets it out untranslated.
+        let again = (self.speculated && first).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
@@ -382,9 +381,10 @@ impl Handshake {
         }
     }
 
-    /// Whether the peer has shown itself at this number, whatever a middlebox made of it.
-    fn has_met(&self, irs: Seq) -> bool {
-        matches!(self.state, State::SynReceived { peer, .. } if peer.irs == irs)
+    /// Whether it is the probe of a peer that knows both numbers and has sent no SYN.
+    fn is_mid_stream(&self, segment: &Segment, ack: Seq) -> bool {
+        let known = self.expected_irs.is_some_and(|expected| expected.contains(&segment.seq));
+        known && ack == self.iss + 1 && !segment.fin
     }
 
     fn is_expected(&self, irs: Seq) -> bool {

@@ -3,6 +3,7 @@
 //! `netns-scripts/testbed.sh` runs them, as root in a bubble of namespaces; every test is marked
 //! `#[ignore = "..."]` so that a plain `cargo test` says what it leaves out and why.
 
+mod attack;
 mod bad_input;
 mod capture;
 mod connects;
@@ -18,9 +19,9 @@ mod privileges;
 mod program;
 mod records;
 mod routers;
-mod routers_user;
-mod spray;
+mod searches;
 mod ssh;
+mod strategies;
 mod streams;
 mod stun;
 mod timeouts;
