@@ -38,8 +38,6 @@ pub enum Cause {
     OtherStrategy,
     /// The peer's address is this host's own.
     Ourselves,
-    /// The peer is there and does not do what we do.
-    OtherStrategy,
     /// The peer's router gave it another port.
     OtherPort(SocketAddr),
     /// The peer is heard, but hears nothing.
@@ -58,7 +56,6 @@ impl Evidence {
             Reaction::WrongKey(_) => self.wrong_key += 1,
             Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::Reset { .. } => self.resets += 1,
-            Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
             Reaction::Answered { .. } => self.peer_syns += 1,
@@ -88,8 +85,6 @@ impl Evidence {
             Cause::OtherStrategy
         } else if self.wrong_key > 0 {
             Cause::WrongKey
-        } else if self.other_strategy > 0 {
-            Cause::OtherStrategy
         } else if self.own_syns > 0 {
             Cause::Ourselves
         } else if let Some(other) = self.other_port {

@@ -91,8 +91,6 @@ pub enum Reaction {
     OtherStrategy(&'static str),
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
-    /// The peer, key and all, but by another strategy.
-    OtherStrategy(&'static str),
     /// A SYN or SYN-ACK whose sender does not hold the key.
     WrongKey(&'static str),
 }
@@ -304,6 +302,7 @@ impl Handshake {
         }
         let mut peer = PeerSyn::from(segment);
         let first = self.state == State::SynSent;
+        self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {
@@ -379,6 +378,11 @@ impl Handshake {
             sack: theirs.sack_permitted,
             timestamps: theirs.timestamps.is_some(),
         }
+    }
+
+    /// Whether the peer has shown itself at this number, whatever a middlebox made of it.
+    fn has_met(&self, irs: Seq) -> bool {
+        matches!(self.state, State::SynReceived { peer, .. } if peer.irs == irs)
     }
 
     /// Whether it is the probe of a peer that knows both numbers and has sent no SYN.
