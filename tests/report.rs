@@ -34,6 +34,18 @@ fn what_is_written_validates_and_equals_what_was_read() {
     }
 }
 
+#[test]
+fn the_report_of_a_search_validates_with_its_plan() {
+    let mut value = written(EXAMPLE);
+    value["plan"] = json!({
+        "tuples": 1696, "sources": 4, "targets": 424, "chance": 0.9999, "expected_matches": 16.0
+    });
+    assert!(schema().is_valid(&value));
+    assert_eq!(written(&value.to_string()), value);
+    value["plan"]["chance"] = json!(1.5);
+    assert!(!schema().is_valid(&value));
+}
+
 /// A failed attempt: everything that may be unknown is unknown.
 #[test]
 fn a_report_of_nothing_validates() {

@@ -15,13 +15,17 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Holds them back from now on. Call it on the only thread.
+    /// Holds them back from now on, but for those that the caller has us ignore, as nohup does.
+    /// Call it on the only thread.
     ///
     /// # Errors
     /// EMFILE.
     pub fn catch() -> io::Result<Self> {
-        let signals: SigSet =
-            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let ignored = ignored();
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+            .into_iter()
+            .filter(|signal| ignored >> (*signal as u32 - 1) & 1 == 0)
+            .collect();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let descriptor = SignalFd::with_flags(&signals, flags)?;
         let mut before = SigSet::empty();
@@ -42,6 +46,13 @@ impl Interrupt {
         let signal = self.descriptor.read_signal().ok().flatten()?;
         u8::try_from(signal.ssi_signo).ok()
     }
+}
+
+/// The signals that this process ignores, number 1 in the lowest bit: SigIgn of proc(5).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 impl Drop for Interrupt {

@@ -3,7 +3,7 @@
 use super::endpoint::{resolve, split};
 use super::{Failure, Status};
 use crate::engine::{Held, Punch, Survey, SurveyError};
-use crate::nat::{self, PortModel};
+use crate::nat::{self, PortModel, Unknown};
 use crate::wire::Nonsense;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -43,6 +43,11 @@ pub fn server(text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> 
     }
 }
 
+/// Surer than this nobody needs to be.
+const SURE: f64 = 0.9;
+/// A model less likely than this is not reckoned with.
+const UNLIKELY: f64 = 0.02;
+
 /// Asks the servers how this side's router numbers the ports that `punch` will use, and says so.
 /// The connections that come with it keep the mappings alive.
 ///
@@ -69,9 +74,19 @@ pub fn measure(
             "name another server with --stun",
         ));
     };
-    let model = fit.model_for(local_port, punch.instant());
+    let mut model = fit.model_for(local_port, punch.instant());
+    if fit.unknown.contains(&Unknown::WhetherStable) && model == PortModel::Stable {
+        // A search finds a stable port as well; who counts on one fails where it is not.
+        let other = fit.alternatives.iter().find(|(other, _)| *other != PortModel::Stable);
+        if let Some((other, _)) = other.filter(|(_, probability)| *probability > UNLIKELY) {
+            model = other.clone();
+        }
+    }
     if !quiet {
         eprintln!("tcp-punch: this side's router: {fit}");
+        if fit.probability < SURE {
+            eprintln!("  name a second --stun server, at another address, to know more");
+        }
         for external in &fit.addresses {
             eprintln!("tcp-punch: its address is {external}; the peer gives --peer-model {model}");
         }

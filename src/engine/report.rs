@@ -1,5 +1,6 @@
 //! What an attempt did, as one JSON document: schema version 1, `docs/report.schema.json`.
 
+use crate::punch::Plan;
 use crate::wire::Tuple;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -32,6 +33,9 @@ pub struct Report {
     pub packets: Packets,
     /// Resets.
     pub rst: Resets,
+    /// The search; absent where the ports were known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanReport>,
     /// The low-TTL opener.
     pub opener: OpenerReport,
     /// The system clock's own opinion of itself.
@@ -165,6 +169,33 @@ pub struct OpenerReport {
     pub why: String,
     /// Routers that answered on the way, nearest first: `[hop, address]`.
     pub path: Vec<(u8, String)>,
+}
+
+/// What a search was planned to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanReport {
+    /// Tuples, each an entry in our router.
+    pub tuples: u32,
+    /// Local ports.
+    pub sources: u32,
+    /// Ports of the peer.
+    pub targets: u32,
+    /// The probability that at least one pair matches, from 0 to 1.
+    pub chance: f64,
+    /// Pairs that match on average.
+    pub expected_matches: f64,
+}
+
+impl From<&Plan> for PlanReport {
+    fn from(plan: &Plan) -> Self {
+        Self {
+            tuples: plan.len(),
+            sources: plan.sources.count().into(),
+            targets: u32::try_from(plan.targets.len()).unwrap_or(u32::MAX),
+            chance: plan.chance,
+            expected_matches: plan.expected_matches,
+        }
+    }
 }
 
 /// The state of the system clock.

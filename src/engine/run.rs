@@ -7,7 +7,9 @@ use super::field::Field;
 use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
-use super::report::{Fired, Handover, NatReport, OpenerReport, Outcome, Report, Resets};
+use super::report::{
+    Fired, Handover, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets,
+};
 use super::{Connection, clock_check};
 use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, tsval};
 use crate::sys::{
@@ -191,6 +193,11 @@ impl Drive {
         report.handover =
             Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
         report.verdict = verdict(ready.ns_since(self.at));
+        if let Some(remark) = self.race.remark() {
+            tracing::warn!("{remark}");
+            report.verdict += "; ";
+            report.verdict += remark;
+        }
         self.dismantle(aside);
         Ok(Connection { fd, report })
     }
@@ -270,6 +277,7 @@ impl Drive {
                 own_suppressed: self.guards.iter().map(Guard::swallowed).sum(),
                 foreign: self.recorder.resets,
             },
+            plan: self.plan.as_ref().map(PlanReport::from),
             opener: std::mem::take(&mut self.opener),
             clock: clock_check::report(self.one_way),
             nat: self

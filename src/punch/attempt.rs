@@ -162,6 +162,11 @@ impl Attempt {
         self.exchange.strategy()
     }
 
+    /// What a middlebox on the way seems to do, as a clause.
+    pub fn remark(&self) -> Option<&'static str> {
+        self.exchange.remark()
+    }
+
     /// The window that the peer offered, bytes, once it was heard.
     pub fn peer_window(&self) -> Option<u16> {
         self.peer_window

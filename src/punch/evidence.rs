@@ -19,6 +19,8 @@ pub struct Evidence {
     pub own_syns: u64,
     /// Segments of no use.
     pub stray: u64,
+    /// The ports were searched.
+    pub searched: bool,
     /// Who last said that the peer cannot be reached.
     pub unreachable: Option<IpAddr>,
     /// Where else at the peer's address segments came from.
@@ -64,6 +66,7 @@ impl Evidence {
         self.wrong_key += other.wrong_key;
         self.own_syns += other.own_syns;
         self.stray += other.stray;
+        self.searched |= other.searched;
         self.unreachable = self.unreachable.or(other.unreachable);
         self.other_port = self.other_port.or(other.other_port);
     }
@@ -124,6 +127,9 @@ impl Evidence {
             Cause::Ourselves => "give the peer's public address, not your own",
             Cause::Unheard => {
                 "something drops segments on the way to the peer: let it check its firewall, and its opener (--opener auto)"
+            }
+            Cause::Silence | Cause::OnlyResets if self.searched => {
+                "check that both sides search for the same instant with the same budget, and that each gave its own model as the other one's --peer-model; where routers let no SYN in, give both a key and try --strategy mid-stream"
             }
             Cause::OnlyResets => {
                 "no mapping of the peer was open: start both sides for the same instant and check the peer's address and port; if a connection was cut off before, choose another port: a router may hold on to it"

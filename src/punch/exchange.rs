@@ -64,6 +64,14 @@ impl Exchange {
         }
     }
 
+    /// What a middlebox on the way seems to do, as a clause.
+    pub(super) fn remark(&self) -> Option<&'static str> {
+        match self {
+            Self::Handshake(handshake) => handshake.remark(),
+            Self::MidStream(_) => None,
+        }
+    }
+
     /// The strategy that came to pass.
     pub(super) fn strategy(&self) -> Strategy {
         match self {

@@ -19,6 +19,8 @@ pub struct Handshake {
     speculated: bool,
     /// The peer's SYN-ACK came in, and never its SYN.
     unasked: bool,
+    /// What a middlebox seems to do.
+    remark: Option<&'static str>,
     state: State,
 }
 
@@ -104,6 +106,7 @@ impl Handshake {
             racing: false,
             speculated: false,
             unasked: false,
+            remark: None,
             state,
         }
     }
@@ -127,6 +130,11 @@ impl Handshake {
         let [irs, ..] = self.expected_irs?;
         let unseen = PeerSyn { irs, window: 0, options: self.syn(0).options };
         Some(self.syn_ack(&unseen, tsval))
+    }
+
+    /// What a middlebox on the way seems to do, as a clause.
+    pub fn remark(&self) -> Option<&'static str> {
+        self.remark
     }
 
     /// Whether the peer was met by SYN-ACKs that nobody asked for.
@@ -236,6 +244,7 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
+        self.remark = remark(&peer.options, original != segment.seq).or(self.remark);
         let what = match self.state {
             _ if original != segment.seq => "peer's SYN, its number rewritten on the way",
             State::SynReceived { peer: known, .. } if known.irs == peer.irs => "peer's SYN again",
@@ -371,6 +380,20 @@ impl Handshake {
 
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
+    }
+}
+
+/// What the peer's SYN says of middleboxes.
+fn remark(options: &Options, rewritten: bool) -> Option<&'static str> {
+    let Options { window_scale, sack_permitted, timestamps, .. } = options;
+    if rewritten {
+        Some("a middlebox rewrites the peer's sequence numbers")
+    } else if window_scale.is_none() || !sack_permitted || timestamps.is_none() {
+        Some(
+            "TCP options are missing from the peer's SYN: a middlebox strips them, or the peer sends none",
+        )
+    } else {
+        None
     }
 }
 

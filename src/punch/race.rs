@@ -28,6 +28,7 @@ pub struct Race {
     evidence: Evidence,
     ended: bool,
     winner: Option<Strategy>,
+    remark: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,7 @@ impl Race {
             evidence: Evidence::default(),
             ended: false,
             winner: None,
+            remark: None,
         }
     }
 
@@ -222,12 +224,18 @@ impl Race {
     pub fn evidence(&self) -> Evidence {
         let mut sum = self.evidence.clone();
         self.attempts.iter().for_each(|attempt| sum.add(attempt.evidence()));
+        sum.searched = self.search.is_some();
         sum
     }
 
     /// The strategy that won; before that, the first one raced.
     pub fn strategy(&self) -> Strategy {
         self.winner.unwrap_or(self.config.strategy)
+    }
+
+    /// What a middlebox does to the connection that won, as a clause.
+    pub fn remark(&self) -> Option<&'static str> {
+        self.remark
     }
 
     /// The search, if there is one.
@@ -300,6 +308,7 @@ impl Race {
                 AttemptOutput::Established(tcb) => {
                     self.ended = true;
                     self.winner = Some(self.attempts[place].strategy());
+                    self.remark = self.attempts[place].remark();
                     Output::Established(tcb)
                 }
                 AttemptOutput::Expired => continue,

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::capture::Capture;
 use crate::pair::{Pair, eventually, in_ms};
-use crate::program::{Ended, Program, START_UP_MS};
+use crate::program::{Ended, Program, START_UP_MS, binary};
 use crate::trace::{is_full_syn_from, is_probe};
 
 const HOST_A: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 2));
@@ -83,4 +83,20 @@ fn an_interrupted_attempt_still_writes_its_report() {
     let report = crate::records::valid_report(&path);
     assert_eq!(report["outcome"], "interrupted");
     assert!(report["fired"]["sent_ns"].is_i64(), "{report}");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn under_nohup_a_hangup_changes_nothing() {
+    let pair = Pair::behind_nats(&[]);
+    let wire = Capture::start(&pair.a.host, "eth0");
+    let mut nohup = pair.a.program("nohup");
+    nohup.arg(binary()).args(["--peer", "203.0.113.1:40000", "--at", &in_ms(60_000).to_string()]);
+    let a = Program::start(&mut nohup);
+    wire.first(is_probe);
+    // Both are pending before it wakes: had the first one counted, it would be the one named.
+    a.signal(Signal::SIGHUP);
+    a.signal(Signal::SIGTERM);
+    let ended = a.end();
+    assert_eq!(ended.status, 143, "{ended:?}");
 }

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tcp_punch::engine::{Sample, Survey, SurveyError};
+use tcp_punch::nat::{Observation, PortModel, fit};
+use tcp_punch::sys::clock;
 use tcp_punch::wire::Segment;
 
 use crate::capture::Capture;
 use crate::network::Host;
-use crate::pair::{Pair, eventually, exchange_lines, stream};
+use crate::pair::{Pair, eventually, exchange_lines, in_ms, stream};
 use crate::program::Program;
 use crate::trace::segments;
 
@@ -133,6 +135,64 @@ fn a_survey_agrees_with_what_the_network_saw() {
             assert!(pool.clone().all(|port| (600..1024).contains(&port)), "{samples:?}");
         }
     }
+}
+
+/// What the survey's fit says of each of netfilter's ways to number ports, and where it expects the
+/// next mapping: there the next one is, of a port and to a destination that the survey did not use.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn the_fitted_model_of_a_kernel_router_holds_for_its_next_mapping() {
+    let random = |model: &PortModel| *model == PortModel::LinuxRandom;
+    let rules = [
+        ("MASQUERADE", PortModel::Preserving, 0.99),
+        ("MASQUERADE --random", PortModel::LinuxRandom, 0.0),
+        ("MASQUERADE --random-fully", PortModel::LinuxRandom, 0.0),
+        ("MASQUERADE --to-ports 41000-41063", PortModel::Stable, 0.99),
+    ];
+    for (rule, expected, certain) in rules {
+        let pair = with_two_addresses(&[], rule);
+        let _server = Server::start(&pair.b.host, &[PRIMARY, SECOND]);
+        let asked = Survey::new(at(PRIMARY, &PORTS[..1]), SOURCE).neighbours(1).privileged(2);
+        let samples = survey(&pair, asked).expect("samples");
+        let observations: Vec<Observation> = samples.into_iter().map(Into::into).collect();
+        let fit = fit(&observations).expect("observations");
+        assert_eq!(fit.model, expected, "{rule}: {fit}");
+        assert!(fit.probability > 0.9, "{rule}: {fit}");
+
+        let listener = pair.b.host.run(|| TcpListener::bind((PRIMARY, 9000)).expect("listens"));
+        // The privileged pool is the small one; elsewhere the punch's own port is asked for.
+        let source = if random(&fit.model) { 700 } else { SOURCE };
+        let to = format!("TCP:{PRIMARY}:9000,bind=192.168.1.2:{source},reuseaddr");
+        pair.a.host.must(&format!("socat -u OPEN:/dev/null {to}"));
+        let (_, from) = listener.accept().expect("a connection");
+        let prediction = fit.predict(source, 0, clock::now());
+        assert!(prediction.probability(from.port()) > certain, "{rule}: {from}, {fit}");
+        if certain == 0.0 {
+            assert!((600..1024).contains(&from.port()), "{rule}: {from}");
+            assert!(prediction.covering(0.9).len() <= 424, "{rule}: {fit}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_punch_that_measures_its_own_router_gets_through_it() {
+    let pair = with_two_addresses(&[], "MASQUERADE --random-fully");
+    let _server = Server::start(&pair.b.host, &[PRIMARY, SECOND]);
+    let at = in_ms(3000);
+    let mut of_a = pair.program_a(40_100, at);
+    of_a.args(["--stun", PRIMARY]);
+    let mut of_b = pair.program_b(40_100, at);
+    of_b.args(["--peer-model", "linux-random"]);
+    let (mut a, mut b) = (Program::start(&mut of_a), Program::start(&mut of_b));
+    a.await_stderr("give");
+    a.type_line("hello from behind a random router");
+    b.await_stdout("hello from behind a random router");
+    a.end_input();
+    b.end_input();
+    let (a, b) = (a.end(), b.end());
+    assert!(a.stderr.contains("--peer-model linux-random"), "{}", a.stderr);
+    assert!(b.stderr.contains("424 ports of the peer"), "{}", b.stderr);
 }
 
 #[test]
