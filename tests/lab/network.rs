@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Bounds every wait for something that should come at once, on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,14 +63,25 @@ impl Network {
         self.host("router-b")
     }
 
+    /// Every router forgets all mappings; a NAT of the wide area network begins anew.
+    pub(crate) fn flush_routers(&self) {
+        for router in [self.router_a(), self.router_b()] {
+            router.must("conntrack -F");
+        }
+        kill(Pid::from_raw(self.wan_pid()), Signal::SIGHUP).expect("it runs");
+    }
+
     /// Time for which the wide area network's process has had a processor.
     pub(crate) fn wan_busy(&self) -> Duration {
-        let number = std::fs::read_to_string(format!("/run/tcp-punch/{}/wan.pid", self.name));
-        let number = number.expect("there is a wide area network");
-        let statistics = std::fs::read_to_string(format!("/proc/{}/schedstat", number.trim()));
+        let statistics = std::fs::read_to_string(format!("/proc/{}/schedstat", self.wan_pid()));
         let statistics = statistics.expect("it runs");
         let busy_ns = statistics.split(' ').next().and_then(|first| first.parse().ok());
         Duration::from_nanos(busy_ns.expect("a number of nanoseconds comes first"))
+    }
+
+    fn wan_pid(&self) -> i32 {
+        let number = std::fs::read_to_string(format!("/run/tcp-punch/{}/wan.pid", self.name));
+        number.expect("there is a wide area network").trim().parse().expect("a process's number")
     }
 
     fn host(&self, which: &str) -> Host {

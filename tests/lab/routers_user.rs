@@ -144,3 +144,24 @@ fn two_hosts_behind_one_router_punch_on_their_lan() {
         exchange_lines(&stream(a), &stream(b));
     }
 }
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_router_that_was_off_has_forgotten_its_mappings() {
+    let sequential = "user:mapping=apdm,ports=sequential,first=30000,pool=1024-65535";
+    let network = Network::up(["--nat-a", sequential]);
+    let at_b = Capture::start(&network.router_b(), "wan");
+    // The external ports of two connections to somebody who refuses them.
+    let ports = || {
+        for port in [7, 9] {
+            let outside = SocketAddr::from(([203, 0, 113, 1], port));
+            network.host_a().run(|| TcpStream::connect(outside)).expect_err("nobody listens");
+        }
+        let syns = segments(&at_b.packets(|_| true));
+        syns.iter().filter(|it| it.syn).map(|it| it.tuple.local.port()).collect::<Vec<_>>()
+    };
+    assert_eq!(ports(), [30000, 30001]);
+    assert_eq!(ports(), [30002, 30003]);
+    network.flush_routers();
+    assert_eq!(ports(), [30000, 30001]);
+}

@@ -9,7 +9,7 @@ use crate::sample::Sample;
 use crate::trial::{Trial, Trials};
 
 /// A whole run.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Matrix {
     pub(crate) machine: Machine,
     pub(crate) one_way_delay: &'static str,
@@ -18,17 +18,20 @@ pub(crate) struct Matrix {
 }
 
 /// One kind of router.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Router {
     pub(crate) name: &'static str,
     /// Options of network.sh.
     pub(crate) network: &'static str,
+    /// A second router behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outer: Option<&'static str>,
     /// What the product was told.
     pub(crate) model: Option<&'static str>,
 }
 
 /// One pair of kinds.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cell {
     pub(crate) a: &'static str,
     pub(crate) b: &'static str,
@@ -39,7 +42,7 @@ pub(crate) struct Cell {
 }
 
 /// What the trials by one method came to.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Score {
     pub(crate) tried: usize,
     pub(crate) connected: usize,
@@ -55,7 +58,7 @@ pub(crate) struct Score {
 
 impl From<&Kind> for Router {
     fn from(kind: &Kind) -> Self {
-        Self { name: kind.name, network: kind.network, model: kind.model }
+        Self { name: kind.name, network: kind.network, outer: kind.outer, model: kind.model }
     }
 }
 
@@ -83,6 +86,28 @@ impl Score {
     /// The share that connected, in percent; `None` where nothing was tried.
     pub(crate) fn percent(&self) -> Option<f64> {
         (self.tried > 0).then(|| self.connected as f64 * 100.0 / self.tried as f64)
+    }
+}
+
+impl Matrix {
+    /// All pairs that can be punched, in one line.
+    pub(crate) fn words(&self) -> String {
+        let possible = |cell: &&Cell| !matches!(cell.oracle, Expectation::Impossible { .. });
+        let cells: Vec<_> = self.pairs.iter().filter(possible).collect();
+        let whole = |score: fn(&Cell) -> &Score| {
+            let all = cells.iter().filter(|cell| score(cell).connected == score(cell).tried);
+            let (tried, connected) = cells.iter().fold((0, 0), |(tried, connected), cell| {
+                (tried + score(cell).tried, connected + score(cell).connected)
+            });
+            format!("{connected} of {tried} trials, all of them in {} pairs", all.count())
+        };
+        format!(
+            "{} pairs, {} possible. tcp-punch: {}; connect(): {}",
+            self.pairs.len(),
+            cells.len(),
+            whole(|cell| &cell.punch),
+            whole(|cell| &cell.connect)
+        )
     }
 }
 

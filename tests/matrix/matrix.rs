@@ -8,6 +8,7 @@ mod cell;
 mod kind;
 mod oracle;
 mod picture;
+mod timetable;
 mod trial;
 
 // The measurements' own ends and samples, and the tests' networks.
@@ -38,6 +39,9 @@ use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -45,7 +49,8 @@ use clap::Parser;
 use cell::{Cell, Matrix, Score};
 use kind::{KINDS, Kind};
 use machine::Machine;
-use trial::{DELAY, Method, Trials};
+use timetable::Timetable;
+use trial::{DELAY, Method, Sides, Trials};
 
 type Pairing = [&'static Kind; 2];
 
@@ -57,7 +62,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10, value_name = "N")]
     trials: usize,
     /// connect() trials of each pair
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N")]
     connect_trials: usize,
     /// Only these kinds, each with each
     #[arg(long, value_delimiter = ',', value_parser = named, value_name = "KIND,...")]
@@ -66,13 +71,16 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', value_parser = pairing, value_name = "KIND/KIND,...")]
     pairs: Vec<Pairing>,
     /// Trials side by side in one network; a search is always alone
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     concurrency: usize,
+    /// Networks side by side; their trials take turns all the same
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    networks: usize,
     /// A punch has failed so long after the instant
     #[arg(long, default_value_t = 4000, value_name = "MS")]
     patience: u64,
     /// A connect() loop has failed so long after the instant
-    #[arg(long, default_value_t = 2000, value_name = "MS")]
+    #[arg(long, default_value_t = 1500, value_name = "MS")]
     connect_patience: u64,
     /// Write everything here as JSON
     #[arg(long, value_name = "FILE")]
@@ -119,29 +127,16 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let pairings = arguments.pairings();
     let machine = Machine::here();
+    let measured = measure_all(&pairings, arguments);
     let kinds = KINDS.iter().filter(|kind| pairings.iter().flatten().any(|it| it == kind));
-    let mut matrix = Matrix {
+    let matrix = Matrix {
         machine,
         one_way_delay: DELAY,
         kinds: kinds.map(Into::into).collect(),
-        pairs: vec![],
+        pairs: measured.into_iter().flatten().collect(),
     };
-    let mut complete = true;
-    for (number, pair) in pairings.iter().enumerate() {
-        let began = Instant::now();
-        match measure(*pair, arguments) {
-            Ok(cell) => {
-                let seconds = began.elapsed().as_secs_f64();
-                println!("{:3}/{} {} ({seconds:.0} s)", number + 1, pairings.len(), cell.line());
-                matrix.pairs.push(cell);
-            }
-            Err(error) => {
-                let [a, b] = pair.map(|kind| kind.name);
-                println!("{a} / {b} could not be measured: {error}");
-                complete = false;
-            }
-        }
-    }
+    let complete = matrix.pairs.len() == pairings.len();
+    println!("{}", matrix.words());
     let svg = matrix.svg();
     if let Some(path) = &arguments.json {
         output::write(path, (serde_json::to_string_pretty(&matrix)? + "\n").as_bytes())?;
@@ -155,11 +150,49 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     Ok(complete)
 }
 
-fn measure(pair: Pairing, arguments: &Arguments) -> Result<Cell, Box<dyn Error>> {
+/// `None` for what could not be measured.
+fn measure_all(pairings: &[Pairing], arguments: &Arguments) -> Vec<Option<Cell>> {
+    let timetable = Timetable::default();
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let cells = Mutex::new(vec![None; pairings.len()]);
+    let work = || {
+        while let Some((place, pair)) = {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            pairings.get(place).map(|pair| (place, pair))
+        } {
+            let began = Instant::now();
+            let measured = measure(*pair, arguments, &timetable);
+            let number = done.fetch_add(1, Ordering::Relaxed) + 1;
+            let seconds = began.elapsed().as_secs_f64();
+            print!("{number:3}/{} ", pairings.len());
+            match measured {
+                Ok(cell) => {
+                    println!("{} ({seconds:.0} s)", cell.line());
+                    cells.lock().expect("nobody panics holding it")[place] = Some(cell);
+                }
+                Err(error) => {
+                    let [a, b] = pair.map(|kind| kind.name);
+                    println!("{a} / {b} could not be measured: {error}");
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..arguments.networks.max(1) {
+            scope.spawn(work);
+        }
+    });
+    cells.into_inner().expect("nobody panics holding it")
+}
+
+fn measure(
+    pair: Pairing,
+    arguments: &Arguments,
+    timetable: &Timetable,
+) -> Result<Cell, Box<dyn Error>> {
+    let sides = Sides::up(pair, arguments.concurrency, timetable);
     let trials = |method, count, ms| {
-        let patience = Duration::from_millis(ms);
-        let at_once = arguments.concurrency.max(1);
-        Trials::run(pair, method, count, at_once, patience).map(Score::from)
+        Trials::run(&sides, method, count, Duration::from_millis(ms)).map(Score::from)
     };
     let punch = trials(Method::Punch, arguments.trials, arguments.patience)?;
     let connect = trials(Method::Connect, arguments.connect_trials, arguments.connect_patience)?;

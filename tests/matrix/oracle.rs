@@ -31,13 +31,14 @@ pub(crate) fn expect(a: &Kind, b: &Kind) -> Expectation {
 }
 
 fn strategy(a: &Kind, b: &Kind) -> Result<&'static str, String> {
-    use InboundSyn::{BlockedTracked, BlockedUnseen, Passes};
+    use InboundSyn::{BlockedLax, BlockedTracked, BlockedUnseen, Passes};
     match (a.inbound_syn, b.inbound_syn) {
         // One SYN that arrives is enough: its receiver's SYN-ACK passes any router that has seen a
         // SYN go out, and goes out through one that has seen the SYN come in.
         (Passes, _) | (_, Passes) => Ok("syn"),
-        // The end behind the router that noted the peer's SYN answers what it never received.
-        (BlockedTracked, _) | (_, BlockedTracked) => Ok("syn-ack"),
+        // The end behind the router that noted the peer's SYN, or does not care, answers what it
+        // never received.
+        (BlockedTracked | BlockedLax, _) | (_, BlockedTracked | BlockedLax) => Ok("syn-ack"),
         // Neither router will ever take a SYN-ACK from inside for valid: no SYN may be used.
         (BlockedUnseen, BlockedUnseen) => match [a, b].iter().find(|it| !it.mid_stream) {
             None => Ok("mid-stream"),
@@ -53,7 +54,7 @@ fn strategy(a: &Kind, b: &Kind) -> Result<&'static str, String> {
 fn pool(allocation: Allocation) -> u64 {
     match allocation {
         Allocation::Preserving => 1,
-        Allocation::Stable { pool } | Allocation::Random { pool } => pool.into(),
+        Allocation::Stable { pool } | Allocation::PerDestination { pool } => pool.into(),
     }
 }
 

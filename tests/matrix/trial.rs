@@ -1,8 +1,10 @@
 //! Trials of one pair of routers: two processes each, several at once in one network.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tcp_punch::sys::clock;
@@ -11,17 +13,23 @@ use tcp_punch::wire::{Segment, WallTime};
 use crate::capture::Capture;
 use crate::job::{How, Job, Outcome, Then};
 use crate::kind::Kind;
-use crate::network::Network;
+use crate::network::{Host, Network, PATIENCE};
 use crate::pair::{Pair, Running, fresh_port};
+use crate::timetable::{Timetable, Window};
 
 /// One way, between the routers.
 pub(crate) const DELAY: &str = "10ms";
 
 /// For the processes of one trial to start, and in the product's case to look at the path and to
 /// send the opener.
-const NOTICE: Duration = Duration::from_millis(400);
-/// From one trial's instant to the next one's: each process spins for a few milliseconds before.
-const STAGGER: Duration = Duration::from_millis(40);
+const NOTICE: Duration = Duration::from_millis(450);
+/// Each process spins for a few milliseconds before the instant, and is done two round trips after.
+const BRIEF: Window =
+    Window { before: Duration::from_millis(10), after: Duration::from_millis(40) };
+/// A search by the default budget opens 2,000 tuples at 10,000 a second, and sends its SYNs
+/// likewise; most of them end in half of that.
+const SEARCH: Window =
+    Window { before: Duration::from_millis(200), after: Duration::from_millis(120) };
 /// Pause of the connect() loop: long enough for the reset to be gone from the way.
 const PAUSE_MS: u64 = 5;
 /// How often a trial is repeated whose processes were not ready.
@@ -63,31 +71,32 @@ pub(crate) struct Trials {
     pub(crate) not_ready: usize,
 }
 
-/// Two routers that stand.
-struct Sides {
+/// Two routers that stand, and how many trials there go together.
+pub(crate) struct Sides<'a> {
+    timetable: &'a Timetable,
+    window: Window,
+    at_once: usize,
     network: Network,
     /// Where each host is to be reached.
     public: [IpAddr; 2],
     /// Each host's own address.
     own: [IpAddr; 2],
-    models: Option<[&'static str; 2]>,
+    pair: [&'static Kind; 2],
+    next_port: Cell<u16>,
 }
 
 impl Trials {
-    /// `count` trials, at most `at_once` of them side by side.
+    /// So many trials between these sides.
     pub(crate) fn run(
-        pair: [&Kind; 2],
+        sides: &Sides,
         method: Method,
         count: usize,
-        at_once: usize,
         patience: Duration,
     ) -> io::Result<Self> {
-        // A search has the machine and the routers' tables to itself.
-        let searched = pair.iter().any(|kind| kind.is_searched());
-        let at_once = if searched { 1 } else { at_once };
+        // A search has the routers' tables to itself; a single connection is one of many.
+        let at_once = if method == Method::Connect { count } else { sides.at_once };
         let mut done = Self::default();
         while done.trials.len() < count {
-            let sides = Sides::up(pair);
             let wanted = at_once.min(count - done.trials.len());
             for trial in sides.trials(method, wanted, patience)? {
                 match trial {
@@ -104,10 +113,17 @@ impl Trials {
     }
 }
 
-impl Sides {
-    fn up(pair: [&Kind; 2]) -> Self {
+impl<'a> Sides<'a> {
+    /// Makes two routers. Where there is nothing to search, so many trials go together.
+    pub(crate) fn up(pair: [&'static Kind; 2], at_once: usize, timetable: &'a Timetable) -> Self {
         let [a, b] = pair.map(|kind| kind.network);
-        let network = Network::up(["--delay", DELAY, "--nat-a", a, "--nat-b", b]);
+        // Another one for every network, or random ports would be the same ones again and again.
+        let seed = fresh_port().to_string();
+        let mut options = vec!["--delay", DELAY, "--seed", &seed, "--nat-a", a, "--nat-b", b];
+        for (option, kind) in ["--outer-a", "--outer-b"].into_iter().zip(pair) {
+            options.extend(kind.outer.into_iter().flat_map(|outer| [option, outer]));
+        }
+        let network = Network::up(options);
         let address = |side: usize, behind: [&str; 2], bare: [&str; 2]| {
             let of = if pair[side].network == "none" { bare } else { behind };
             of[side].parse().expect("an address")
@@ -115,9 +131,18 @@ impl Sides {
         let bare = ["198.51.100.2", "203.0.113.2"];
         let public = [0, 1].map(|side| address(side, ["198.51.100.1", "203.0.113.1"], bare));
         let own = [0, 1].map(|side| address(side, ["192.168.1.2", "10.0.0.2"], bare));
-        let told = pair.iter().any(|kind| kind.model.is_some());
-        let models = told.then(|| pair.map(|kind| kind.model.unwrap_or("preserving")));
-        Self { network, public, own, models }
+        let searched = pair.iter().any(|kind| kind.is_searched());
+        let (window, at_once) = if searched { (SEARCH, 1) } else { (BRIEF, at_once.max(1)) };
+        Self {
+            timetable,
+            window,
+            at_once,
+            network,
+            public,
+            own,
+            pair,
+            next_port: Cell::new(20_000),
+        }
     }
 
     /// So many at once; `None` for one whose processes were not ready.
@@ -130,14 +155,19 @@ impl Sides {
         let hosts = [self.network.host_a(), self.network.host_b()];
         let captures = (method == Method::Connect)
             .then(|| hosts.each_ref().map(|host| Capture::start(host, "eth0")));
-        let mut at = clock::now().after(NOTICE);
+        // As good as new routers, whatever earlier trials left there.
+        hosts.iter().try_for_each(settled)?;
+        self.network.flush_routers();
+        let restart = clock::now();
         let mut running = Vec::new();
         for _ in 0..count {
-            let port = fresh_port();
-            let start =
-                |side| Pair::start(&hosts[side], &self.job(side, method, port, at, patience));
+            let port = self.port();
+            let at = self.timetable.next(clock::now().after(NOTICE), self.window);
+            let start = |side| {
+                let job = self.job(side, method, port, at, patience);
+                Pair::start(&hosts[side], &Job { models: self.models(side, restart), ..job })
+            };
             running.push((port, [start(0)?, start(1)?]));
-            at = at.after(STAGGER);
         }
         let ended: Vec<(u16, [Outcome; 2])> = running
             .into_iter()
@@ -179,9 +209,39 @@ impl Sides {
             },
             then: Then::Exchange { bytes: GREETING },
             key: Some(KEY),
-            models: self.models.map(|it| [it[side], it[other]].map(str::to_owned)),
+            models: None,
         }
     }
+
+    /// A port that no earlier trial here has used, nor its neighbour, which the product takes too.
+    fn port(&self) -> u16 {
+        let port = self.next_port.get();
+        self.next_port.set(port + 2);
+        port
+    }
+
+    /// This side's model and the other's, if either needs one.
+    fn models(&self, side: usize, restart: WallTime) -> Option<[String; 2]> {
+        let told = self.pair.iter().any(|kind| kind.model.is_some());
+        let model = |side: usize| self.pair[side].model_since(restart);
+        let of = |side| model(side).unwrap_or_else(|| "preserving".to_owned());
+        told.then(|| [of(side), of(1 - side)])
+    }
+}
+
+/// Waits until no connection of the host's can send anything: it would be given a port.
+fn settled(host: &Host) -> io::Result<()> {
+    /// As `/proc/net/tcp` has it.
+    const TIME_WAIT: &str = "06";
+    let began = Instant::now();
+    let at_work = |line: &String| line.split_whitespace().nth(3) != Some(TIME_WAIT);
+    while host.proc_net("tcp").iter().any(at_work) {
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other("connections of an earlier trial do not end"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// How many segments left an endpoint before any data did.

@@ -21,6 +21,11 @@ impl Chain {
         Self(nats)
     }
 
+    /// Every NAT is switched off and on again.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.0.iter_mut().for_each(|nat| nat.restart(now));
+    }
+
     /// A packet enters from a side. Where it leaves, if it does.
     pub(crate) fn pass(&mut self, from: Side, packet: &mut Packet, now: Instant) -> Option<Side> {
         let (place, towards) = match from {

@@ -72,6 +72,12 @@ impl Nat {
         }
     }
 
+    /// It forgets everything, as a router without power does. What is random becomes something
+    /// else.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        *self = Self::new(self.spec.clone(), self.external, self.hop, self.dice.bits(), now);
+    }
+
     /// When [`Nat::poll`] has something to say.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.held.next_due()

@@ -1,11 +1,12 @@
-//! How this process is scheduled and how it ends.
+//! How this process is scheduled, how it ends, and how it is told to forget.
 #![allow(unsafe_code)]
 
 use std::io;
 
 use nix::libc;
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// SIGTERM and SIGINT end the process, and so does its parent's death if asked for.
 pub(crate) fn end_on_signals(die_with_parent: bool) -> io::Result<()> {
@@ -18,6 +19,13 @@ pub(crate) fn end_on_signals(die_with_parent: bool) -> io::Result<()> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
     }
     Ok(())
+}
+
+/// Becomes readable by SIGHUP, which does nothing else.
+pub(crate) fn hangups() -> io::Result<SignalFd> {
+    let hangup = SigSet::from(Signal::SIGHUP);
+    hangup.thread_block()?;
+    Ok(SignalFd::with_flags(&hangup, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
 /// Asks for timers without slack and, where permitted, to run before everything ordinary. Without

@@ -3,7 +3,7 @@
 //! Each attached router namespace gets a TUN interface. What leaves one is routed by destination
 //! to another, past a number of hops that decrement the hop limit and answer with ICMP, after a
 //! delay, and with the loss, reordering and duplication asked for. Between a router and the rest
-//! there may be NATs, for behaviour that netfilter cannot be made to show.
+//! there may be NATs, for behaviour that netfilter cannot be made to show. SIGHUP restarts those.
 
 mod backbone;
 mod chain;
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::time::TimeSpec;
 
 use backbone::Backbone;
@@ -80,6 +81,7 @@ struct Arguments {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     process::end_on_signals(arguments.die_with_parent)?;
+    let hangups = process::hangups()?;
 
     let mut routers = arguments
         .attach
@@ -105,7 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut stdout = io::stdout();
     writeln!(stdout, "ready")?;
     stdout.flush()?;
-    run(&mut routers, &mut backbone)
+    run(&mut routers, &mut backbone, &hangups)
 }
 
 /// An attached router: its interface, and the NATs behind that.
@@ -126,7 +128,11 @@ fn chain(arguments: &Arguments, attachment: &Attachment) -> Chain {
     Chain::new(here.map(nat).collect())
 }
 
-fn run(routers: &mut [Router], backbone: &mut Backbone) -> Result<(), Box<dyn Error>> {
+fn run(
+    routers: &mut [Router],
+    backbone: &mut Backbone,
+    hangups: &SignalFd,
+) -> Result<(), Box<dyn Error>> {
     let mut moderation = Moderation::new(Instant::now());
     loop {
         let chains = routers.iter().filter_map(|router| router.chain.next_due());
@@ -135,11 +141,17 @@ fn run(routers: &mut [Router], backbone: &mut Backbone) -> Result<(), Box<dyn Er
         let mut poll_fds: Vec<_> = (routers.iter())
             .map(|router| PollFd::new(router.tun.as_fd(), PollFlags::POLLIN))
             .collect();
+        // Last, so that what is sent after the signal comes after it here, too.
+        poll_fds.push(PollFd::new(hangups.as_fd(), PollFlags::POLLIN));
         match ppoll(&mut poll_fds, timeout, None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(format!("ppoll: {errno}").into()),
         }
         let readable: Vec<_> = poll_fds.iter().map(|it| it.any() == Some(true)).collect();
+        if readable.last() == Some(&true) && hangups.read_signal()?.is_some() {
+            let now = Instant::now();
+            routers.iter_mut().for_each(|router| router.chain.restart(now));
+        }
         let (mut carried, mut more) = (0, false);
         for (number, router) in routers.iter_mut().enumerate() {
             if readable[number] {
