@@ -196,8 +196,7 @@ impl Attempt {
     /// When a SYN is due that has to leave on the microsecond, if one is: at the instant, or in step
     /// with the peer later.
     pub fn fires_at(&self) -> Option<WallTime> {
-        let waits = !self.ended && !self.exchange.is_answering();
-        (waits && self.in_step).then_some(self.transmit_at)
+        (!self.ended && self.in_step).then_some(self.transmit_at)
     }
 
     /// A segment of the attempt's tuple came in. Returns what it was, in words.
@@ -282,7 +281,12 @@ impl Attempt {
             };
             self.fired |= purpose != Purpose::Retransmission;
             let nth = self.transmissions.saturating_sub(1);
-            let segment = self.exchange.retransmission(nth, tsval(now));
+            let segment = match self.in_step {
+                // A router of the peer's that resets have closed lets in what crosses its own SYN,
+                // and of that it takes a SYN only.
+                true if self.exchange.is_answering() => Some(self.exchange.first(tsval(now))),
+                _ => self.exchange.retransmission(nth, tsval(now)),
+            };
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
             self.schedule(now);
@@ -349,7 +353,7 @@ impl Attempt {
 
     /// The next moment at which the peer, too, sends if it has heard nothing.
     fn next_step(&self, now: WallTime) -> Option<WallTime> {
-        if self.opener.is_some() || self.exchange.is_answering() {
+        if self.opener.is_some() {
             return None;
         }
         (0..16)
