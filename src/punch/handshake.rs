@@ -147,9 +147,9 @@ impl Handshake {
     /// Our SYN, with timestamp value `tsval`.
     ///
     /// With a key it says its own number once more, in the echo field that receivers ignore in a
-    /// SYN (RFC 7323 section 3.2): a middlebox that rewrites sequence numbers leaves that one
-    /// alone, and the peer knows us by it. Repeating it later would be too late: a router that has
-    /// seen our answers lets no SYN in any more.
+    /// SYN (RFC 7323 section 3.2), and so does our SYN-ACK: a middlebox that rewrites sequence
+    /// numbers leaves that one alone, and the peer knows us by it. Repeating it later would be too
+    /// late: a router that has seen our answers lets no SYN in any more.
     pub fn syn(&self, tsval: u32) -> Segment {
         let said = self.expected_irs.map_or(0, |_| self.iss.0);
         Segment {
@@ -240,9 +240,8 @@ impl Handshake {
     }
 
     fn peer_syn(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        let original = segment.options.timestamps.map(|(_, said)| Seq(said));
-        let original = original.filter(|said| *said != Seq(0)).unwrap_or(segment.seq);
-        if !self.is_expected(segment.seq) && !self.is_expected(original) {
+        let original = self.original(segment);
+        if !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
         if self.is_own(segment) {
@@ -276,7 +275,7 @@ impl Handshake {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
-        if !self.is_expected(segment.seq) && !self.has_met(segment.seq) {
+        if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
         if self.racing {
@@ -301,6 +300,7 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
+        self.remark = remark(&peer.options, self.original(segment) != segment.seq).or(self.remark);
         let first = self.state == State::SynSent;
         self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
@@ -355,14 +355,19 @@ impl Handshake {
         // As a listener does (RFC 7323 section 2.2): offer back what was offered.
         segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
         segment.options.sack_permitted &= peer.options.sack_permitted;
-        segment.options.timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        let said = segment.options.timestamps.map_or(0, |(_, said)| said);
+        segment.options.timestamps = peer
+            .options
+            .timestamps
+            .map(|(theirs, _)| (tsval, if said == 0 { theirs } else { said }));
         segment
     }
 
     fn ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
         let syn_ack = self.syn_ack(peer, tsval);
         let shift = syn_ack.options.window_scale.unwrap_or(0);
-        let options = Options { timestamps: syn_ack.options.timestamps, ..Options::default() };
+        let timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        let options = Options { timestamps, ..Options::default() };
         let (seq, window) = (self.iss + 1, self.offer.window >> shift);
         Segment { seq, syn: false, window, options, ..syn_ack }
     }
@@ -378,6 +383,13 @@ impl Handshake {
             sack: theirs.sack_permitted,
             timestamps: theirs.timestamps.is_some(),
         }
+    }
+
+    /// The number at which the sender of a SYN or SYN-ACK started, before a middlebox rewrote it.
+    fn original(&self, segment: &Segment) -> Seq {
+        let said = segment.options.timestamps.map(|(_, said)| Seq(said));
+        let known = |said: &Seq| self.expected_irs.is_some_and(|expected| expected.contains(said));
+        said.filter(known).unwrap_or(segment.seq)
     }
 
     /// Whether the peer has shown itself at this number, whatever a middlebox made of it.
