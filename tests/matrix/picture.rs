@@ -14,7 +14,7 @@ const CELL_HEIGHT: usize = 22;
 /// Between the triangles.
 const GAP: usize = 8;
 /// For the names of the rows, at either side, and of the columns, above and below.
-const MARGIN: usize = 92;
+const MARGIN: usize = 98;
 const TITLE: usize = 34;
 /// What the legend takes.
 const LEAST_WIDTH: usize = 760;
