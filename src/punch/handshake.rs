@@ -235,8 +235,7 @@ impl Handshake {
     }
 
     fn peer_syn(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        let original = segment.options.timestamps.map(|(_, said)| Seq(said));
-        let original = original.filter(|said| *said != Seq(0)).unwrap_or(segment.seq);
+        let original = said(segment).unwrap_or(segment.seq);
         if !self.is_expected(segment.seq) && !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
@@ -271,9 +270,14 @@ impl Handshake {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
-        if !self.is_expected(segment.seq) && !self.has_met(segment.seq) {
+        let rewritten = !self.is_expected(segment.seq);
+        if rewritten
+            && !self.has_met(segment.seq)
+            && !said(segment).is_some_and(|said| self.is_expected(said))
+        {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
+        self.remark = self.remark.or(remark(&segment.options, rewritten).filter(|_| rewritten));
         if self.racing {
             return self.peer_is_there(segment, tsval);
         }
@@ -348,14 +352,19 @@ impl Handshake {
         // As a listener does (RFC 7323 section 2.2): offer back what was offered.
         segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
         segment.options.sack_permitted &= peer.options.sack_permitted;
-        segment.options.timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        // With a key it says its own number, as the SYN does, which the peer may never have seen.
+        // Nothing is lost: the peer has no connection yet whose round trip an echo would measure.
+        let keyed = self.expected_irs.map(|_| self.iss.0);
+        segment.options.timestamps =
+            peer.options.timestamps.map(|(theirs, _)| (tsval, keyed.unwrap_or(theirs)));
         segment
     }
 
     fn ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
         let syn_ack = self.syn_ack(peer, tsval);
         let shift = syn_ack.options.window_scale.unwrap_or(0);
-        let options = Options { timestamps: syn_ack.options.timestamps, ..Options::default() };
+        let timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        let options = Options { timestamps, ..Options::default() };
         let (seq, window) = (self.iss + 1, self.offer.window >> shift);
         Segment { seq, syn: false, window, options, ..syn_ack }
     }
@@ -381,6 +390,12 @@ impl Handshake {
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
     }
+}
+
+/// The number that a SYN or a SYN-ACK says is its own.
+fn said(segment: &Segment) -> Option<Seq> {
+    let said = segment.options.timestamps.map(|(_, said)| Seq(said));
+    said.filter(|said| *said != Seq(0))
 }
 
 /// What the peer's SYN says of middleboxes.
