@@ -278,6 +278,7 @@ impl Handshake {
         if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
+        self.remark = self.remark.or(remark(&segment.options, rewritten).filter(|_| rewritten));
         if self.racing {
             return self.peer_is_there(segment, tsval);
         }
@@ -406,6 +407,12 @@ impl Handshake {
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
     }
+}
+
+/// The number that a SYN or a SYN-ACK says is its own.
+fn said(segment: &Segment) -> Option<Seq> {
+    let said = segment.options.timestamps.map(|(_, said)| Seq(said));
+    said.filter(|said| *said != Seq(0))
 }
 
 /// What the peer's SYN says of middleboxes.

@@ -84,7 +84,7 @@ const COUNTER: Allocation = Allocation::PerDestination { pool: 33 };
 
 /// All of them; a picture shows them in this order. The first ones are netfilter's, the others the
 /// program wan's.
-pub(crate) const KINDS: [Kind; 27] = [
+pub(crate) const KINDS: [Kind; 28] = [
     Kind { name: "none", network: "none", ..PRESERVING },
     PRESERVING,
     Kind { name: "drop", network: "masquerade,drop", ..PRESERVING },
@@ -175,5 +175,6 @@ pub(crate) const KINDS: [Kind; 27] = [
         mid_stream: false,
         ..PRESERVING
     },
-    Kind { name: "middlebox", network: "user:rewrite-seq=yes,strip-options=yes", ..PRESERVING },
+    Kind { name: "rewrite-seq", network: "user:rewrite-seq=yes", ..PRESERVING },
+    Kind { name: "strip-options", network: "user:strip-options=yes", ..PRESERVING },
 ];

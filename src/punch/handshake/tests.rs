@@ -195,6 +195,26 @@ fn with_a_key_a_syn_is_known_by_the_number_that_no_middlebox_rewrote() {
     assert_eq!(completed(host.receive(&syn_ack(777, 101), NOW)).rcv_nxt, Seq(778));
 }
 
+/// > S seq 100 · < S. seq 777 ack 101 (ecr 300: its number before a middlebox rewrote it)
+#[test]
+fn with_a_key_a_syn_ack_says_its_number_too_where_no_syn_of_the_peer_comes_in() {
+    let mut peer = Handshake::new(tuple(), Seq(300), OFFER, Some([Seq(100), Seq(1), Seq(2)]));
+    let Reaction::Answered { answers, .. } = peer.receive(&syn(100), NOW) else { panic!() };
+    let [reply, behind] = &answers[..] else { panic!() };
+    assert_eq!(reply.options.timestamps, Some((NOW, 300)));
+    assert_eq!(
+        behind.options.timestamps.map(|(_, echo)| echo),
+        syn(100).options.timestamps.map(|(theirs, _)| theirs)
+    );
+    let rewritten = |said| {
+        let options = Options { timestamps: Some((900, said)), ..OPTIONS };
+        Segment { options, ..syn_ack(777, 101) }
+    };
+    let keyed = || Handshake::new(tuple(), Seq(100), OFFER, Some([Seq(300), Seq(1), Seq(2)]));
+    assert!(matches!(keyed().receive(&rewritten(299), NOW), Reaction::WrongKey(_)));
+    assert_eq!(completed(keyed().receive(&rewritten(300), NOW)).rcv_nxt, Seq(778));
+}
+
 #[test]
 fn only_options_that_arrived_are_in_force() {
     let mut host = handshake();
