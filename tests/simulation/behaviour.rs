@@ -250,6 +250,12 @@ impl Behaviour {
             filtering: self.filtering.max(outer.filtering),
             ports: match outer.ports {
                 Ports::Preserving => self.ports,
+                // The outer one's pool follows from the port that the inner one has chosen.
+                Ports::LinuxRandom
+                    if !matches!(self.ports, Ports::Preserving | Ports::LinuxRandom) =>
+                {
+                    Ports::Random((1024, 65_535))
+                }
                 ports => ports,
             },
             syn_in,

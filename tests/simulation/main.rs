@@ -1,10 +1,13 @@
 //! Two attempts against each other through simulated routers, on one virtual clock: thousands of
 //! punches a second, each of which could be drawn as a packet ladder.
 
+mod attack;
 mod behaviour;
+mod chance;
 mod ends;
 mod host;
 mod network;
+mod nomination;
 mod oracle;
 mod pairs;
 mod random;

@@ -1,6 +1,6 @@
 //! The way between two hosts: their routers, and a network that delays, loses, repeats and forges.
 
-use crate::behaviour::{Behaviour, MASQUERADE};
+use crate::behaviour::{Behaviour, MASQUERADE, Ports};
 use crate::ends::End;
 use crate::host::Host;
 use crate::random::Random;
@@ -236,7 +236,13 @@ impl Simulation<'_> {
         for end in [0, 1] {
             let [to, from] = [EXTERNAL[end], EXTERNAL[1 - end]].map(address);
             for _ in 0..self.conditions.forged {
-                let ports = [0, 1].map(|_| End::PORT + (self.random.below(2) as u16));
+                let ports =
+                    [1 - end, end].map(|whose| match self.routers[whose][0].behaviour.ports {
+                        Ports::Random((first, last)) => {
+                            first + self.random.below(u32::from(last - first) + 1) as u16
+                        }
+                        _ => End::PORT + self.random.below(2) as u16,
+                    });
                 let tuple = Tuple {
                     local: SocketAddr::new(from, ports[0]),
                     remote: SocketAddr::new(to, ports[1]),

@@ -104,11 +104,13 @@ pub(crate) fn oracle(a: &Behaviour, b: &Behaviour, means: &Means) -> Result<(), 
         (false, false) => return Err(Why::SearchSynsBlocked),
         (true, _) => {}
     }
-    // Known tuples are tried until SYNs cross; a search has no such second chance.
+    // A known tuple is tried until SYNs cross; a searched one that is closed comes back elsewhere.
     let closes = |far: &Behaviour, near: &Behaviour| {
         far.unsolicited == Unsolicited::Reset && near.reset_kills
     };
-    if !told && !means.opener && closes(a, b) && closes(b, a) {
+    let (closes_a, closes_b) = (closes(b, a), closes(a, b));
+    let lost = closes_a && !place_a.is_known() || closes_b && !place_b.is_known();
+    if !told && !means.opener && (lost || closes_a && closes_b) {
         return Err(Why::SearchResets);
     }
     Ok(())
@@ -144,7 +146,6 @@ impl Place {
 fn in_reach(a: &Place, b: &Place, tuples: u32) -> bool {
     let tried = f64::from(tuples);
     let offered = f64::from(tuples.min(MOST_SOURCES));
-    let half = f64::from(tuples / 2);
     match (a, b) {
         (Place::Same | Place::Known, Place::Same | Place::Known) => true,
         // One tries ports of the pool, the other one offers some.
@@ -154,8 +155,8 @@ fn in_reach(a: &Place, b: &Place, tuples: u32) -> bool {
         (Place::Among(a), Place::Among(b)) => {
             tried * tried >= ENOUGH_PAIRS * f64::from(*a) * f64::from(*b)
         }
-        // One half of the tuples for the place that the sequence has reached.
-        (Place::Next, Place::Among(pool)) => half * offered >= ENOUGH_PAIRS * f64::from(*pool),
+        // A sequence has each port once, and to one destination alone.
+        (Place::Next, Place::Among(pool)) => tried >= ENOUGH_PAIRS * f64::from(*pool),
         (Place::Next, Place::Next) | (Place::Same | Place::Known, Place::Next) => {
             tuples >= SEQUENTIAL_WINDOW
         }

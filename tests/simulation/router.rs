@@ -46,6 +46,8 @@ struct Connection {
     ignored_syn_end: Option<Seq>,
     /// Added to our sequence numbers.
     offset: u32,
+    /// The end of what our side has sent.
+    sent_end: Option<Seq>,
 }
 
 /// One router of one host.
@@ -94,7 +96,8 @@ impl Router {
     /// Leaves what an earlier connection did, or makes a mapping that a STUN server has seen.
     pub(crate) fn remember(&mut self, internal: SocketAddr, remote: SocketAddr, state: State) {
         if let Some(external) = self.map(internal, remote, self.counter.1) {
-            let connection = Connection { internal, state, ignored_syn_end: None, offset: 0 };
+            let connection =
+                Connection { internal, state, ignored_syn_end: None, offset: 0, sent_end: None };
             self.connections.insert((external, remote), connection);
         }
     }
@@ -168,8 +171,13 @@ impl Router {
                 let external = self.map(internal, remote, now)?;
                 let rewritten = self.behaviour.rewrites_sequence && kind == Kind::Syn;
                 let offset = if rewritten { self.random.next() as u32 | 1 } else { 0 };
-                let connection =
-                    Connection { internal, state: next, ignored_syn_end: None, offset };
+                let connection = Connection {
+                    internal,
+                    state: next,
+                    ignored_syn_end: None,
+                    offset,
+                    sent_end: None,
+                };
                 self.connections.insert((external, remote), connection);
                 external
             }
@@ -180,6 +188,11 @@ impl Router {
             connection.ignored_syn_end = Some(segment.end() + connection.offset);
         }
         connection.state = next;
+        let end = segment.end() + connection.offset;
+        // Of a connection that it has picked up it knows no window.
+        if connection.sent_end.map_or(kind == Kind::Syn, |last| end.follows(last)) {
+            connection.sent_end = Some(end);
+        }
         let mut sent = segment.clone();
         sent.seq = sent.seq + connection.offset;
         sent.tuple.local = SocketAddr::new(self.address, external);
@@ -204,7 +217,11 @@ impl Router {
         };
         let answers_ignored = segment.ack.is_some() && segment.ack == connection.ignored_syn_end;
         let follows = self.behaviour.out_of_turn != OutOfTurn::Unnoticed;
+        // tcp_in_window: nobody acknowledges what was not sent, nor what lies far back.
+        let in_window =
+            segment.ack.zip(connection.sent_end).is_none_or(|(ack, end)| end - ack <= MAXACKWINDOW);
         let next = match kind {
+            Kind::SynAck | Kind::Ack if follows && !in_window => Next::OutOfTurn,
             Kind::Rst => reset(connection, segment, answers_ignored, &self.behaviour),
             _ => arrival(kind, connection.state, answers_ignored),
         };
@@ -258,7 +275,8 @@ impl Router {
         if !open || elsewhere || self.connections.len() >= self.behaviour.entries as usize {
             return false;
         }
-        let connection = Connection { internal, state, ignored_syn_end: None, offset: 0 };
+        let connection =
+            Connection { internal, state, ignored_syn_end: None, offset: 0, sent_end: None };
         self.connections.insert((external, remote), connection);
         self.outbound.insert((internal, remote), external);
         true
@@ -343,6 +361,9 @@ impl Router {
         )
     }
 }
+
+/// As netfilter has it: the largest window without scaling, and some more.
+const MAXACKWINDOW: u32 = 66_000;
 
 enum Next {
     State(State),
