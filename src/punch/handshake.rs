@@ -278,7 +278,8 @@ impl Handshake {
         if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
-        self.remark = self.remark.or(remark(&segment.options, rewritten).filter(|_| rewritten));
+        let rewritten = self.original(segment) != segment.seq;
+        self.remark = remark(&segment.options, rewritten).or(self.remark);
         if self.racing {
             return self.peer_is_there(segment, tsval);
         }
@@ -301,7 +302,6 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
-        self.remark = remark(&peer.options, self.original(segment) != segment.seq).or(self.remark);
         let first = self.state == State::SynSent;
         self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
@@ -407,12 +407,6 @@ impl Handshake {
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
     }
-}
-
-/// The number that a SYN or a SYN-ACK says is its own.
-fn said(segment: &Segment) -> Option<Seq> {
-    let said = segment.options.timestamps.map(|(_, said)| Seq(said));
-    said.filter(|said| *said != Seq(0))
 }
 
 /// What the peer's SYN says of middleboxes.
