@@ -17,6 +17,8 @@ pub struct Handshake {
     racing: bool,
     /// Our SYN-ACK has left for a SYN that we never saw.
     speculated: bool,
+    /// The peer's SYN came in, and was answered.
+    heard_syn: bool,
     state: State,
 }
 
@@ -94,7 +96,16 @@ impl Handshake {
     /// of these numbers is listened to.
     pub fn new(tuple: Tuple, iss: Seq, offer: Offer, expected_irs: Option<[Seq; 3]>) -> Self {
         let state = State::SynSent;
-        Self { tuple, iss, offer, expected_irs, racing: false, speculated: false, state }
+        Self {
+            tuple,
+            iss,
+            offer,
+            expected_irs,
+            racing: false,
+            speculated: false,
+            heard_syn: false,
+            state,
+        }
     }
 
     /// The same, where other tuples are tried at the same time, or SYN-ACKs may come unasked.
@@ -223,6 +234,7 @@ impl Handshake {
             _ => "peer's SYN",
         };
         self.state = State::SynReceived { peer, closed: false };
+        self.heard_syn = true;
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
@@ -273,8 +285,9 @@ impl Handshake {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out.
-        let again = self.speculated.then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed our SYN-ACK, or never been sent one, and without it takes no ACK.
+        // It goes first: once our ACK has left, our router lets no SYN-ACK out.
+        let again = (self.speculated || !self.heard_syn).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
