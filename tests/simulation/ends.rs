@@ -106,13 +106,14 @@ impl End {
         // As a key does, one number for both ends.
         let keyed = Seq(conditions.seed as u32 ^ 0x5eed_5eed);
         let iss = if conditions.key { keyed } else { Seq(seed as u32) };
+        let window = if conditions.equal_windows { 0 } else { (seed >> 48) as u16 };
         let attempt = AttemptConfig {
             tuple,
             at,
             timeout: conditions.timeout,
             iss,
             expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
-            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | (seed >> 48) as u16 },
+            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,
             seed,

@@ -83,12 +83,12 @@ pub(crate) fn oracle(a: &Behaviour, b: &Behaviour, means: &Means) -> Result<(), 
     let neighbours = matches!((&place_a, &place_b), (Place::Same, Place::Same));
     let told = place_a.is_known() && place_b.is_known();
 
+    if means.key && (a.rewrites_sequence || b.rewrites_sequence) {
+        return Err(Why::NumbersRewritten);
+    }
     // A connection without SYNs, on neighbouring ports, which have to be known as well.
     if neighbours && means.key && a.loose && b.loose && tuples > 1 {
         return Ok(());
-    }
-    if means.key && (a.rewrites_sequence || b.rewrites_sequence) {
-        return Err(Why::NumbersRewritten);
     }
     // One SYN that comes in is enough: the other end gets an ordinary SYN-ACK.
     let syn = a.syn_in == SynIn::Allowed || b.syn_in == SynIn::Allowed;
