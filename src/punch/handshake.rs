@@ -21,6 +21,8 @@ pub struct Handshake {
     unasked: bool,
     /// What a middlebox seems to do.
     remark: Option<&'static str>,
+    /// The peer's SYN came in, and was answered.
+    heard_syn: bool,
     state: State,
 }
 
@@ -109,6 +111,7 @@ impl Handshake {
             speculated: false,
             unasked: false,
             remark: None,
+            heard_syn: false,
             state,
         }
     }
@@ -256,6 +259,7 @@ impl Handshake {
             _ => "peer's SYN",
         };
         self.state = State::SynReceived { peer, closed: false };
+        self.heard_syn = true;
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
@@ -310,9 +314,10 @@ impl Handshake {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out any
-        // more, or worse, lets it out untranslated.
-        let again = (self.speculated && first).then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed our SYN-ACK, or never been sent one, and without it takes no ACK.
+        // It goes first, and once: when our ACK has left, our router lets no SYN-ACK out any more,
+        // or worse, lets it out untranslated.
+        let again = (first && !self.heard_syn).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
