@@ -25,6 +25,8 @@ use std::time::Duration;
 const MOST_MISSED: usize = 256;
 /// What both ends offer at least, three quarters of what the field holds.
 const LEAST_WINDOW: u16 = 0xc000;
+/// Beside the round trip, what the peer takes to hear which tuple has won.
+const HEARD: Duration = Duration::from_millis(20);
 /// The opener's hop limit is decided so long before a search's first opener is due.
 const DECIDING: Duration = Duration::from_millis(10);
 
@@ -280,7 +282,8 @@ impl Drive {
 
     /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
     /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not wait
-    /// for. The guard goes at once, or the port would not be free for the next punch.
+    /// for. The guard goes at once, or the port would not be free for the next punch. On the ports
+    /// that lost the race the kernel is kept silent until the peer has heard who won.
     fn dismantle(mut self, aside: Aside) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
@@ -288,9 +291,24 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        let Self { guards, captures, sender, priority, .. } = self;
-        drop(guards);
-        aside.close((captures, sender, priority));
+        let Self { mut guards, captures, sender, priority, tuple, one_way, .. } = self;
+        guards.retain(|guard| guard.port() != tuple.local.port());
+        let round_trip = one_way.unwrap_or_default() * 2;
+        aside.close((Losers { guards, round_trip }, captures, sender, priority));
+    }
+}
+
+/// The guards of the ports that lost the race.
+struct Losers {
+    guards: Vec<Guard>,
+    round_trip: Duration,
+}
+
+impl Drop for Losers {
+    fn drop(&mut self) {
+        if !self.guards.is_empty() {
+            std::thread::sleep(self.round_trip + HEARD);
+        }
     }
 }
 

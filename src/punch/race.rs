@@ -67,6 +67,11 @@ pub enum Output {
 /// A nominated tuple that leads to nothing for so long is given up for another: what the peer
 /// answers gets lost on it.
 const NOMINATION_PATIENCE: Duration = Duration::from_millis(600);
+/// So many segments without the key are a flood.
+const FLOOD: u64 = 16;
+/// A tuple that is flooded waits so long for another to win: until the peer, if it has nominated
+/// this one, has given it up.
+const SPOILT_PATIENCE: Duration = Duration::from_millis(900);
 /// So many tuples of a search are kept on which the peer was heard; a forger who knows no key can
 /// make no more of them.
 const MOST_MET: usize = 32;
@@ -134,6 +139,9 @@ impl Race {
         };
         if self.role == Some(Role::Nominating) && self.is_taken(tuple, now) {
             return "on a tuple that is not nominated";
+        }
+        if self.is_spoilt(place, now) {
+            return "on a tuple that somebody floods";
         }
         let attempt = &mut self.attempts[place];
         let what = attempt.handle_segment(segment, now);
@@ -250,6 +258,18 @@ impl Race {
             self.nominated = None;
         }
         self.nominated.is_some_and(|(nominated, _)| nominated != tuple)
+    }
+
+    /// Whether somebody floods this tuple, and another may be better: from forged SYNs and SYN-ACKs
+    /// netfilter learns wrong windows and then takes our own segments for invalid, but not where it
+    /// has picked the connection up mid-stream.
+    fn is_spoilt(&self, place: usize, now: WallTime) -> bool {
+        let begins_mid_stream = |it: &Attempt| it.strategy() == Strategy::MidStream;
+        let attempt = &self.attempts[place];
+        attempt.evidence().wrong_key >= FLOOD
+            && now < self.config.at.after(SPOILT_PATIENCE)
+            && !begins_mid_stream(attempt)
+            && self.attempts.iter().any(begins_mid_stream)
     }
 
     /// Where the attempt of this tuple is, made if it is the search's and the segment may be more
