@@ -260,11 +260,11 @@ impl Handshake {
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
-        if ack != self.iss + 1 {
-            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
-        }
         if !self.is_expected(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
+        }
+        if ack != self.iss + 1 {
+            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
         if self.racing {
             return self.peer_is_there(segment, tsval);
