@@ -218,6 +218,7 @@ impl Attempt {
         if self.ended {
             return "after the end";
         }
+        let was_answering = self.exchange.is_answering();
         let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
@@ -233,8 +234,11 @@ impl Attempt {
                     let purpose = if answer.syn { Purpose::SynAck } else { Purpose::Ack };
                     Output::Transmit(answer, purpose)
                 }));
-                self.transmissions = 0;
-                self.schedule(now);
+                // Not each time: a flood of forged SYNs would keep ours from ever being repeated.
+                if !was_answering {
+                    self.transmissions = 0;
+                    self.schedule(now);
+                }
                 what
             }
             Reaction::Completed { tcb, what } => {

@@ -6,6 +6,10 @@
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
 
+/// A peer that starts anew is met anew, but no sooner, milliseconds: without a key anybody can
+/// forge SYNs, and each costs a socket.
+const ANEW_MS: u32 = 5;
+
 /// One handshake.
 #[derive(Clone, Debug)]
 pub struct Handshake {
@@ -47,6 +51,10 @@ enum State {
     SynReceived {
         peer: PeerSyn,
         closed: bool,
+        /// When, as our timestamps count.
+        since: u32,
+        /// The peer has acknowledged our number, which none but it can have seen.
+        proven: bool,
     },
     Established,
 }
@@ -186,7 +194,7 @@ impl Handshake {
                 self.unasked_syn_ack(tsval)
             }
             State::SynSent => Some(self.syn(tsval)),
-            State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
+            State::SynReceived { peer, closed, .. } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
             }
             State::SynReceived { .. } => Some(self.syn(tsval)),
@@ -227,7 +235,7 @@ impl Handshake {
     fn reset(&mut self, segment: &Segment) -> Reaction {
         match &mut self.state {
             State::SynSent => Reaction::Reset { reopen: true, what: "reset, outlived" },
-            State::SynReceived { peer, closed } => {
+            State::SynReceived { peer, closed, .. } => {
                 let answers_our_syn = segment.seq == Seq(0) && segment.ack == Some(self.iss + 1);
                 if segment.seq != peer.irs + 1 && !answers_our_syn {
                     // RFC 5961 section 3.2: only the exact number may reset.
@@ -252,13 +260,23 @@ impl Handshake {
         }
         let peer = PeerSyn::from(segment);
         self.remark = remark(&peer.options, original != segment.seq).or(self.remark);
-        let what = match self.state {
-            _ if original != segment.seq => "peer's SYN, its number rewritten on the way",
-            State::SynReceived { peer: known, .. } if known.irs == peer.irs => "peer's SYN again",
-            State::SynReceived { .. } => "peer's SYN, started anew",
-            _ => "peer's SYN",
+        let (what, since, proven) = match self.state {
+            State::SynReceived { peer: known, since, proven, .. } if known.irs == peer.irs => {
+                ("peer's SYN again", since, proven)
+            }
+            State::SynReceived { proven: true, closed: false, .. } => {
+                return Reaction::Ignored("SYN of somebody else, the peer has shown itself");
+            }
+            State::SynReceived { since, .. } if tsval.wrapping_sub(since) < ANEW_MS => {
+                return Reaction::Ignored("started anew too soon");
+            }
+            State::SynReceived { .. } => ("peer's SYN, started anew", tsval, false),
+            _ if original != segment.seq => {
+                ("peer's SYN, its number rewritten on the way", tsval, false)
+            }
+            _ => ("peer's SYN", tsval, false),
         };
-        self.state = State::SynReceived { peer, closed: false };
+        self.state = State::SynReceived { peer, closed: false, since, proven };
         self.heard_syn = true;
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
@@ -276,11 +294,11 @@ impl Handshake {
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
-        if ack != self.iss + 1 {
-            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
-        }
         if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
+        }
+        if ack != self.iss + 1 {
+            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
         let rewritten = self.original(segment) != segment.seq;
         self.remark = remark(&segment.options, rewritten).or(self.remark);
@@ -319,7 +337,7 @@ impl Handshake {
         // or worse, lets it out untranslated.
         let again = (first && !self.heard_syn).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
-        self.state = State::SynReceived { peer, closed: false };
+        self.state = State::SynReceived { peer, closed: false, since: tsval, proven: true };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
     }
 

@@ -112,9 +112,23 @@ fn the_peers_probe_one_below_the_window_completes() {
 fn a_peer_that_starts_anew_is_met_at_its_new_number() {
     let mut host = handshake();
     answer(host.receive(&syn(300), NOW));
-    assert_eq!(answer(host.receive(&syn(7000), NOW)).ack, Some(Seq(7001)));
+    assert_eq!(answer(host.receive(&syn(7000), NOW + ANEW_MS)).ack, Some(Seq(7001)));
     let tcb = completed(host.receive(&syn_ack(9000, 101), NOW));
     assert_eq!(tcb.rcv_nxt, Seq(9001), "a SYN-ACK for our SYN says where the peer starts");
+}
+
+#[test]
+fn a_flood_of_syns_is_met_one_by_one_and_not_at_all_once_the_peer_has_shown_itself() {
+    let mut host = handshake().racing();
+    answer(host.receive(&syn(300), NOW));
+    for forged in 1..100 {
+        let reaction = host.receive(&syn(7000 * forged), NOW + ANEW_MS - 1);
+        assert!(matches!(reaction, Reaction::Ignored(_)), "{reaction:?}");
+    }
+    answer(host.receive(&syn_ack(9000, 101), NOW + 2));
+    let reaction = host.receive(&syn(7000), NOW + 1000);
+    assert!(matches!(reaction, Reaction::Ignored(_)), "{reaction:?}");
+    assert_eq!(completed(host.receive(&ack(9001, 101), NOW + 1001)).rcv_nxt, Seq(9001));
 }
 
 #[test]
