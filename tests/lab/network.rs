@@ -61,6 +61,11 @@ impl Network {
         self.host("router-b")
     }
 
+    /// Somebody outside, where the network was made with `--server`.
+    pub(crate) fn server(&self) -> Host {
+        self.host("server")
+    }
+
     /// Time for which the wide area network's process has had a processor.
     pub(crate) fn wan_busy(&self) -> Duration {
         let number = std::fs::read_to_string(format!("/run/tcp-punch/{}/wan.pid", self.name));
