@@ -2,9 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{SockaddrStorage, connect};
+
+use crate::end::bound;
 use crate::network::{Host, Network};
 
 /// The address for `network.sh --server`, apart from those of the hops.
@@ -27,10 +32,15 @@ impl Server {
         Ok(Self(address))
     }
 
-    /// The external port of a new connection of this host.
+    /// The external port of a new mapping of this host: from a port never used before, since the
+    /// kernel's choice may repeat one, whose mapping would still be there.
     pub(crate) fn port_seen(&self, host: &Host) -> io::Result<u16> {
+        static NEXT: AtomicU16 = AtomicU16::new(40_000);
         host.run(|| {
-            let mut stream = TcpStream::connect_timeout(&self.0, PATIENCE)?;
+            let socket = bound(NEXT.fetch_add(1, Ordering::Relaxed))?;
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(self.0))?;
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE))?;
             let mut port = [0; 2];
             stream.read_exact(&mut port)?;
             Ok(u16::from_be_bytes(port))
