@@ -3,6 +3,7 @@
 //! It differs from a kernel's in what a hole punch needs: it never answers with a reset, a reset
 //! never ends it, and a peer that starts anew is met anew.
 
+use super::attempt::OWN_BITS;
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
 
@@ -255,7 +256,7 @@ impl Handshake {
         if !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
-        if self.is_own(segment) {
+        if self.is_own(segment, tsval) {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
@@ -286,11 +287,14 @@ impl Handshake {
         Reaction::Answered { tcb, answers, window: segment.window, what }
     }
 
-    /// With a key both ends start at one number, without ours is random: the same window as well
-    /// is no coincidence.
-    fn is_own(&self, segment: &Segment) -> bool {
+    /// With a key both ends start at one number, without ours is random: the same window and the
+    /// same bits of the timestamp as well are no coincidence.
+    fn is_own(&self, segment: &Segment, tsval: u32) -> bool {
         let keyed = self.expected_irs.is_some();
-        segment.seq == self.iss && (!keyed || segment.window == self.offer.window)
+        let ours = |(theirs, _)| (tsval ^ theirs) & OWN_BITS == 0;
+        let same =
+            || segment.window == self.offer.window && segment.options.timestamps.is_none_or(ours);
+        segment.seq == self.iss && (!keyed || same())
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
@@ -320,7 +324,7 @@ impl Handshake {
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.
     fn peer_is_there(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        if self.is_own(segment) {
+        if self.is_own(segment, tsval) {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
