@@ -184,9 +184,17 @@ impl Handshake {
             State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
             }
-            State::SynReceived { .. } => Some(self.syn(tsval)),
+            State::SynReceived { peer, .. } => Some(self.repeated_syn(&peer, tsval)),
             State::Established => None,
         }
+    }
+
+    /// Where a middlebox strips options our number is said, with a key, as four bytes of data. They
+    /// have no place in the connection: a peer without the key never gets here.
+    fn repeated_syn(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        let bare = self.expected_irs.is_some() && peer.options.timestamps.is_none();
+        let payload = if bare { self.iss.0.to_be_bytes().to_vec() } else { Vec::new() };
+        Segment { payload, ..self.syn(tsval) }
     }
 
     /// Whether the peer's SYN has come in and its answer is awaited.
@@ -394,8 +402,9 @@ impl Handshake {
 
 /// The number that a SYN or a SYN-ACK says is its own.
 fn said(segment: &Segment) -> Option<Seq> {
-    let said = segment.options.timestamps.map(|(_, said)| Seq(said));
-    said.filter(|said| *said != Seq(0))
+    let as_data = || segment.payload[..].try_into().ok().map(u32::from_be_bytes);
+    let said = segment.options.timestamps.map(|(_, said)| said).or_else(as_data);
+    said.map(Seq).filter(|said| *said != Seq(0))
 }
 
 /// What the peer's SYN says of middleboxes.

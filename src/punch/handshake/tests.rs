@@ -215,6 +215,21 @@ fn with_a_key_a_syn_ack_says_its_number_too_where_no_syn_of_the_peer_comes_in() 
     assert_eq!(completed(keyed().receive(&rewritten(300), NOW)).rcv_nxt, Seq(778));
 }
 
+/// < S seq 300, no options · > S. · > S seq 100, its number as data
+#[test]
+fn with_a_key_a_repeated_syn_says_its_number_as_data_where_options_are_stripped() {
+    let mss = Options { mss: Some(1400), ..Options::default() };
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, Some([Seq(300), Seq(1), Seq(2)]));
+    host.receive(&Segment { options: mss.clone(), ..syn(300) }, NOW);
+    let repeated = (0..2).filter_map(|nth| host.retransmission(nth, NOW)).find(|it| it.syn);
+    let repeated = repeated.expect("by turns with a probe");
+    let rewritten = Segment { options: mss, seq: Seq(777), ..repeated };
+    let stripped = Segment { payload: Vec::new(), ..rewritten.clone() };
+    let keyed = || Handshake::new(tuple(), Seq(300), OFFER, Some([Seq(100), Seq(1), Seq(2)]));
+    assert!(matches!(keyed().receive(&stripped, NOW), Reaction::WrongKey(_)));
+    assert_eq!(answer(keyed().receive(&rewritten, NOW)).ack, Some(Seq(778)));
+}
+
 #[test]
 fn only_options_that_arrived_are_in_force() {
     let mut host = handshake();
