@@ -58,10 +58,10 @@ pub enum PunchError {
     Pcap(std::io::Error),
     /// Nobody completed the handshake in time.
     #[error("{}", .0.verdict())]
-    TimedOut(Evidence),
+    TimedOut(Box<Evidence>),
     /// Somebody answered who is not the peer.
     #[error("{}", .0.verdict())]
-    Refused(Evidence),
+    Refused(Box<Evidence>),
     /// Nothing could be sent.
     #[error("no SYN could be sent: {0}")]
     NothingSent(CallFailed),
@@ -86,8 +86,8 @@ impl PunchError {
         match (evidence.cause(), send_error) {
             (Cause::Silence, Some(error)) if fired => Self::CutOff(error),
             (Cause::Silence, Some(error)) => Self::NothingSent(error),
-            (Cause::WrongKey | Cause::Ourselves, _) => Self::Refused(evidence.clone()),
-            _ => Self::TimedOut(evidence.clone()),
+            (Cause::WrongKey | Cause::Ourselves, _) => Self::Refused(Box::new(evidence.clone())),
+            _ => Self::TimedOut(Box::new(evidence.clone())),
         }
     }
 

@@ -210,8 +210,7 @@ impl Attempt {
     /// When a SYN is due that has to leave on the microsecond, if one is: at the instant, or in step
     /// with the peer later.
     pub fn fires_at(&self) -> Option<WallTime> {
-        let waits = !self.ended && !self.exchange.is_answering();
-        (waits && self.in_step).then_some(self.transmit_at)
+        (!self.ended && self.in_step).then_some(self.transmit_at)
     }
 
     /// A segment of the attempt's tuple came in. Returns what it was, in words.
@@ -222,7 +221,10 @@ impl Attempt {
         let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
-            Reaction::Ignored(what) | Reaction::OwnSyn(what) | Reaction::WrongKey(what) => what,
+            Reaction::Ignored(what)
+            | Reaction::OtherStrategy(what)
+            | Reaction::OwnSyn(what)
+            | Reaction::WrongKey(what) => what,
             Reaction::Answered { tcb, answers, window, what } => {
                 self.speculate_at = None;
                 self.peer_window = Some(window);
@@ -297,7 +299,11 @@ impl Attempt {
             self.fired |= purpose != Purpose::Retransmission;
             let nth = self.transmissions.saturating_sub(1);
             let segment = match purpose {
-                Purpose::Retransmission => self.exchange.retransmission(nth, tsval(now)),
+                // A router of the peer's that resets have closed lets in what crosses its own SYN,
+                // and of that it takes a SYN only.
+                Purpose::Retransmission if !(self.in_step && self.exchange.is_answering()) => {
+                    self.exchange.retransmission(nth, tsval(now))
+                }
                 _ => Some(self.exchange.first(tsval(now))),
             };
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
@@ -366,7 +372,7 @@ impl Attempt {
 
     /// The next moment at which the peer, too, sends if it has heard nothing.
     fn next_step(&self, now: WallTime) -> Option<WallTime> {
-        if self.opener.is_some() || self.exchange.is_answering() {
+        if self.opener.is_some() {
             return None;
         }
         (0..16)

@@ -13,8 +13,10 @@ pub struct Evidence {
     pub peer_syns: u64,
     /// Resets.
     pub resets: u64,
-    /// SYNs and SYN-ACKs whose sender did not hold the key.
+    /// Segments whose sender did not hold the key.
     pub wrong_key: u64,
+    /// Segments of a peer that holds the key but uses another strategy.
+    pub other_strategy: u64,
     /// Our own SYNs that came back.
     pub own_syns: u64,
     /// Segments of no use.
@@ -32,6 +34,8 @@ pub struct Evidence {
 pub enum Cause {
     /// Somebody else is there.
     WrongKey,
+    /// The peer goes about it by another strategy.
+    OtherStrategy,
     /// The peer's address is this host's own.
     Ourselves,
     /// The peer's router gave it another port.
@@ -50,6 +54,7 @@ impl Evidence {
     pub(super) fn count(&mut self, segment: &Segment, reaction: &Reaction) {
         match reaction {
             Reaction::WrongKey(_) => self.wrong_key += 1,
+            Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::Reset { .. } => self.resets += 1,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
@@ -64,6 +69,7 @@ impl Evidence {
         self.peer_syns += other.peer_syns;
         self.resets += other.resets;
         self.wrong_key += other.wrong_key;
+        self.other_strategy += other.other_strategy;
         self.own_syns += other.own_syns;
         self.stray += other.stray;
         self.searched |= other.searched;
@@ -75,6 +81,8 @@ impl Evidence {
     pub fn cause(&self) -> Cause {
         if self.peer_syns > 0 {
             Cause::Unheard
+        } else if self.other_strategy > 0 {
+            Cause::OtherStrategy
         } else if self.wrong_key > 0 {
             Cause::WrongKey
         } else if self.own_syns > 0 {
@@ -95,8 +103,9 @@ impl Evidence {
         let Self { sent, peer_syns, resets, wrong_key, .. } = self;
         match self.cause() {
             Cause::WrongKey => {
-                format!("{wrong_key} SYNs came from somebody who does not hold the key")
+                format!("{wrong_key} segments came from somebody who does not hold the key")
             }
+            Cause::OtherStrategy => "the peer is there but uses another strategy".to_owned(),
             Cause::Ourselves => {
                 "our own SYN came back: the peer's address is this host's own".to_owned()
             }
@@ -124,6 +133,7 @@ impl Evidence {
             Cause::WrongKey => {
                 "give both sides the same key, and instants less than a minute apart"
             }
+            Cause::OtherStrategy => "give both sides the same --strategy, or none",
             Cause::Ourselves => "give the peer's public address, not your own",
             Cause::Unheard => {
                 "something drops segments on the way to the peer: let it check its firewall, and its opener (--opener auto)"
@@ -158,6 +168,8 @@ mod tests {
         assert_eq!(seen.cause(), Cause::OnlyResets);
         seen.wrong_key = 1;
         assert_eq!(seen.cause(), Cause::WrongKey);
+        seen.other_strategy = 1;
+        assert_eq!(seen.cause(), Cause::OtherStrategy);
         seen.peer_syns = 1;
         assert_eq!(seen.cause(), Cause::Unheard);
     }

@@ -87,6 +87,8 @@ pub enum Reaction {
         /// For people.
         what: &'static str,
     },
+    /// The peer, by its numbers, but it speaks as another strategy does.
+    OtherStrategy(&'static str),
     /// Our own SYN came back: somebody turned it round, or the peer's address is ours.
     OwnSyn(&'static str),
     /// A SYN or SYN-ACK whose sender does not hold the key.
@@ -145,9 +147,9 @@ impl Handshake {
     /// Our SYN, with timestamp value `tsval`.
     ///
     /// With a key it says its own number once more, in the echo field that receivers ignore in a
-    /// SYN (RFC 7323 section 3.2): a middlebox that rewrites sequence numbers leaves that one
-    /// alone, and the peer knows us by it. Repeating it later would be too late: a router that has
-    /// seen our answers lets no SYN in any more.
+    /// SYN (RFC 7323 section 3.2), and so does our SYN-ACK: a middlebox that rewrites sequence
+    /// numbers leaves that one alone, and the peer knows us by it. Repeating it later would be too
+    /// late: a router that has seen our answers lets no SYN in any more.
     pub fn syn(&self, tsval: u32) -> Segment {
         let said = self.expected_irs.map_or(0, |_| self.iss.0);
         Segment {
@@ -214,6 +216,9 @@ impl Handshake {
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
+            (State::SynSent, false, Some(ack)) if self.is_mid_stream(segment, ack) => {
+                Reaction::OtherStrategy("probe of a peer that sends no SYN")
+            }
             (State::SynSent, false, Some(_)) => {
                 Reaction::Ignored("ACK before any SYN, stale or stray")
             }
@@ -243,8 +248,8 @@ impl Handshake {
     }
 
     fn peer_syn(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        let original = said(segment).unwrap_or(segment.seq);
-        if !self.is_expected(segment.seq) && !self.is_expected(original) {
+        let original = self.original(segment);
+        if !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
         if self.is_own(segment) {
@@ -278,11 +283,7 @@ impl Handshake {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
-        let rewritten = !self.is_expected(segment.seq);
-        if rewritten
-            && !self.has_met(segment.seq)
-            && !said(segment).is_some_and(|said| self.is_expected(said))
-        {
+        if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
         self.remark = self.remark.or(remark(&segment.options, rewritten).filter(|_| rewritten));
@@ -308,15 +309,18 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
-        self.unasked |= self.speculated && self.state == State::SynSent;
+        self.remark = remark(&peer.options, self.original(segment) != segment.seq).or(self.remark);
+        let first = self.state == State::SynSent;
+        self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out.
-        let again = self.speculated.then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out any
+        // more, or worse, lets it out untranslated.
+        let again = (self.speculated && first).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
@@ -360,11 +364,11 @@ impl Handshake {
         // As a listener does (RFC 7323 section 2.2): offer back what was offered.
         segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
         segment.options.sack_permitted &= peer.options.sack_permitted;
-        // With a key it says its own number, as the SYN does, which the peer may never have seen.
-        // Nothing is lost: the peer has no connection yet whose round trip an echo would measure.
-        let keyed = self.expected_irs.map(|_| self.iss.0);
-        segment.options.timestamps =
-            peer.options.timestamps.map(|(theirs, _)| (tsval, keyed.unwrap_or(theirs)));
+        let said = segment.options.timestamps.map_or(0, |(_, said)| said);
+        segment.options.timestamps = peer
+            .options
+            .timestamps
+            .map(|(theirs, _)| (tsval, if said == 0 { theirs } else { said }));
         segment
     }
 
@@ -390,9 +394,22 @@ impl Handshake {
         }
     }
 
+    /// The number at which the sender of a SYN or SYN-ACK started, before a middlebox rewrote it.
+    fn original(&self, segment: &Segment) -> Seq {
+        let said = segment.options.timestamps.map(|(_, said)| Seq(said));
+        let known = |said: &Seq| self.expected_irs.is_some_and(|expected| expected.contains(said));
+        said.filter(known).unwrap_or(segment.seq)
+    }
+
     /// Whether the peer has shown itself at this number, whatever a middlebox made of it.
     fn has_met(&self, irs: Seq) -> bool {
         matches!(self.state, State::SynReceived { peer, .. } if peer.irs == irs)
+    }
+
+    /// Whether it is the probe of a peer that knows both numbers and has sent no SYN.
+    fn is_mid_stream(&self, segment: &Segment, ack: Seq) -> bool {
+        let known = self.expected_irs.is_some_and(|expected| expected.contains(&segment.seq));
+        known && ack == self.iss + 1 && !segment.fin
     }
 
     fn is_expected(&self, irs: Seq) -> bool {

@@ -52,8 +52,14 @@ impl MidStream {
         if segment.rst {
             return Reaction::Reset { reopen: self.heard.is_none(), what: "reset, outlived" };
         }
-        if segment.syn || segment.ack != Some(self.iss + 1) {
-            return Reaction::Ignored("not of the agreed connection");
+        if segment.syn {
+            return match self.expected_irs.contains(&segment.seq) {
+                true => Reaction::OtherStrategy("SYN of a peer that is to send none"),
+                false => Reaction::WrongKey("SYN from somebody without the key"),
+            };
+        }
+        if segment.ack != Some(self.iss + 1) {
+            return Reaction::WrongKey("ACK from somebody without the key");
         }
         let within = |irs: &&Seq| segment.seq - **irs <= u32::from(self.window);
         let Some(irs) = self.expected_irs.iter().find(within).copied() else {

@@ -11,10 +11,16 @@ use std::time::Duration;
 
 /// All attempts of one punch.
 ///
-/// Where there are several, the end that offered the larger window nominates: it answers on one
-/// tuple alone, the first on which it hears the peer, and stays silent on the others. The other
-/// end answers wherever it is called, and takes the tuple on which it is answered in turn. So no
-/// byte is spent on agreeing, and no round trip.
+/// Where there are several, the end that offered the larger window nominates: it acknowledges on
+/// one tuple alone, and never changes its mind. The other end answers wherever it is called, and
+/// takes the tuple on which it is acknowledged in turn. So no byte is spent on agreeing, and the
+/// ends cannot end on different tuples, whatever is lost or late: each of them completes by the
+/// other's plain ACK only, and one of them sends that on one tuple alone.
+///
+/// Of tuples told beforehand, the nominated one is the first on which the peer is heard, which
+/// costs no round trip. In a search a SYN alone says little: routers may let it in on tuples that
+/// do not lead back. It is answered with a SYN-ACK, and nothing is kept; state and nomination come
+/// with the first segment that acknowledges a SYN of ours.
 #[derive(Debug)]
 pub struct Race {
     /// Those told beforehand, then those that a search has met.
@@ -22,19 +28,14 @@ pub struct Race {
     told: usize,
     search: Option<Search>,
     config: AttemptConfig,
-    role: Option<Role>,
-    nominated: Option<(Tuple, WallTime)>,
+    nominated: Option<Tuple>,
+    /// The peer's last SYN of a search; it has the same numbers on all tuples.
+    peer_syn: Option<Segment>,
     outputs: VecDeque<Output>,
     evidence: Evidence,
     ended: bool,
     winner: Option<Strategy>,
     remark: Option<&'static str>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Nominating,
-    Answering,
 }
 
 /// What a race is made of.
@@ -65,11 +66,9 @@ pub enum Output {
     Expired,
 }
 
-/// A nominated tuple that leads to nothing for so long is given up for another: what the peer
-/// answers gets lost on it.
-const NOMINATION_PATIENCE: Duration = Duration::from_millis(600);
-/// So many tuples of a search are kept on which the peer was heard; a forger who knows no key can
-/// make no more of them.
+/// So many tuples of a search are kept on which the peer was heard, the first ones: none of them
+/// goes for another, since the peer may have completed by our answer. A forger who knows no key
+/// can make no more of them.
 const MOST_MET: usize = 32;
 
 impl Race {
@@ -91,8 +90,8 @@ impl Race {
             attempts,
             search,
             config: attempt,
-            role: None,
             nominated: None,
+            peer_syn: None,
             outputs: VecDeque::new(),
             evidence: Evidence::default(),
             ended: false,
@@ -134,24 +133,80 @@ impl Race {
             return "after the end";
         }
         let tuple = segment.tuple.reversed();
-        let Some(place) = self.place_of(tuple, segment, now) else {
-            return if self.covers(tuple) { "on a tuple without answer" } else { "stray" };
-        };
-        if self.role == Some(Role::Nominating) && self.is_taken(tuple, now) {
-            return "on a tuple that is not nominated";
+        let known = self.attempts.iter().position(|attempt| attempt.tuple() == tuple);
+        if let Some(place) = known {
+            return self.handle_on(place, segment, now);
         }
+        let searched = self.search.as_ref().is_some_and(|search| search.covers(tuple));
+        match (searched, segment.syn, self.hears_us(segment)) {
+            (false, ..) => "stray",
+            (true, true, false) if segment.ack.is_none() => self.answer(tuple, segment, now),
+            (true, _, true) if !segment.rst => self.meet(tuple, segment, now),
+            (true, ..) => "on a tuple without answer",
+        }
+    }
+
+    fn handle_on(&mut self, place: usize, segment: &Segment, now: WallTime) -> &'static str {
         let attempt = &mut self.attempts[place];
         let what = attempt.handle_segment(segment, now);
-        if let (None, Some(theirs)) = (self.role, attempt.peer_window()) {
-            self.cast(theirs);
+        if attempt.peer_window().is_some() {
+            self.stop_hoping();
         }
-        self.drain(place, now);
-        if place >= self.told && self.attempts.get(place).is_some_and(|met| !met.is_answering()) {
+        self.drain(place);
+        what
+    }
+
+    /// The peer's SYN on a tuple of the search.
+    fn answer(&mut self, tuple: Tuple, syn: &Segment, now: WallTime) -> &'static str {
+        let mut met = self.searched(tuple, now);
+        let what = met.handle_segment(syn, now);
+        self.evidence.add(met.evidence());
+        if met.is_answering() {
+            self.peer_syn = Some(syn.clone());
+            if !self.is_silent(&met) {
+                let answers = std::iter::from_fn(|| met.poll());
+                self.outputs.extend(answers.filter_map(|output| match output {
+                    AttemptOutput::Transmit(answer, purpose) if answer.syn => {
+                        Some(Output::Transmit(answer, purpose))
+                    }
+                    _ => None,
+                }));
+            }
+        }
+        what
+    }
+
+    /// The peer acknowledges our SYN on a tuple of the search.
+    fn meet(&mut self, tuple: Tuple, segment: &Segment, now: WallTime) -> &'static str {
+        if self.attempts.len() - self.told >= MOST_MET {
+            return "on one tuple more than are kept";
+        }
+        let mut met = self.searched(tuple, now);
+        let mut segment = segment.clone();
+        if segment.syn {
+            // Answered as a SYN is, since a peer that let go of ours needs a SYN-ACK as well.
+            segment.ack = None;
+        } else if let Some(syn) = &self.peer_syn {
+            // The SYN-ACK is lost, or late; what it said is known from another tuple.
+            met.handle_segment(&Segment { tuple: segment.tuple, ..syn.clone() }, now);
+        }
+        self.attempts.push(met);
+        let place = self.attempts.len() - 1;
+        let what = self.handle_on(place, &segment, now);
+        if !self.attempts[place].is_answering() {
             // Nothing of the peer: no state is kept for it.
             let nothing = self.attempts.remove(place);
             self.evidence.add(nothing.evidence());
         }
         what
+    }
+
+    fn searched(&self, tuple: Tuple, now: WallTime) -> Attempt {
+        Attempt::begun(AttemptConfig { tuple, ..self.config }, now)
+    }
+
+    fn hears_us(&self, segment: &Segment) -> bool {
+        segment.ack == Some(self.config.iss + 1)
     }
 
     /// A segment of the peer's came in, but on none of our tuples: its router maps ports otherwise.
@@ -191,13 +246,10 @@ impl Race {
             self.outputs.push_back(Output::Spray(segment, batch));
         }
         for place in 0..self.attempts.len() {
-            if self.is_silent(place, now) {
-                continue;
-            }
-            let due = self.attempts[place].poll_timeout().is_some_and(|due| due <= now);
-            if due {
+            let attempt = &self.attempts[place];
+            if attempt.poll_timeout().is_some_and(|due| due <= now) && !self.is_silent(attempt) {
                 self.attempts[place].handle_timeout(now);
-                self.drain(place, now);
+                self.drain(place);
             }
         }
     }
@@ -215,9 +267,7 @@ impl Race {
         let deadline = self.config.at.after(self.config.timeout);
         let attempts = self.speaking().filter_map(Attempt::poll_timeout);
         let search = self.search.as_ref().and_then(Search::poll_timeout);
-        let patience = self.nominated.map(|(_, since)| since.after(NOMINATION_PATIENCE));
-        let patience = patience.filter(|_| self.attempts.len() > 1);
-        attempts.chain(search).chain(patience).chain([deadline]).min()
+        attempts.chain(search).chain([deadline]).min()
     }
 
     /// What all attempts have seen.
@@ -245,74 +295,56 @@ impl Race {
 
     /// The attempts that may send.
     fn speaking(&self) -> impl Iterator<Item = &Attempt> {
-        let nominated = self.nominated.filter(|_| self.role == Some(Role::Nominating));
-        self.attempts
-            .iter()
-            .filter(move |attempt| nominated.is_none_or(|(tuple, _)| attempt.tuple() == tuple))
+        self.attempts.iter().filter(|attempt| !self.is_silent(attempt))
     }
 
-    fn is_silent(&mut self, place: usize, now: WallTime) -> bool {
-        let tuple = self.attempts[place].tuple();
-        self.role == Some(Role::Nominating) && self.is_taken(tuple, now)
+    /// Whether another tuple is nominated, and this is not one on which we answer only.
+    fn is_silent(&self, attempt: &Attempt) -> bool {
+        let answering = attempt.peer_window().is_some() && !self.nominates(attempt);
+        self.nominated.is_some_and(|nominated| nominated != attempt.tuple()) && !answering
     }
 
-    /// Whether another tuple is nominated. A nomination that led to nothing is over.
-    fn is_taken(&mut self, tuple: Tuple, now: WallTime) -> bool {
-        if self.nominated.is_some_and(|(_, since)| since.after(NOMINATION_PATIENCE) <= now) {
-            self.nominated = None;
-        }
-        self.nominated.is_some_and(|(nominated, _)| nominated != tuple)
+    /// Whether it is for us to choose this tuple. Of two equal windows both choose, and may miss
+    /// each other; two ends that only answer might end on different tuples. It is judged by what
+    /// this tuple has brought last, since the first SYN that comes in may be a late one of an
+    /// earlier punch, which offered another window.
+    fn nominates(&self, attempt: &Attempt) -> bool {
+        attempt.peer_window().is_some_and(|theirs| self.config.offer.window >= theirs)
     }
 
-    /// Where the attempt of this tuple is, made if it is the search's and the segment may be more
-    /// than an answer to what went astray.
-    fn place_of(&mut self, tuple: Tuple, segment: &Segment, now: WallTime) -> Option<usize> {
-        let known = self.attempts.iter().position(|attempt| attempt.tuple() == tuple);
-        if known.is_some() || segment.rst {
-            return known;
-        }
-        if !self.search.as_ref()?.covers(tuple) {
-            return None;
-        }
-        if self.attempts.len() - self.told >= MOST_MET {
-            let oldest = self.attempts.remove(self.told);
-            self.evidence.add(oldest.evidence());
-        }
-        let config = AttemptConfig { tuple, ..self.config };
-        self.attempts.push(Attempt::begun(config, now));
-        Some(self.attempts.len() - 1)
-    }
-
-    /// The peer was heard for the first time: who nominates is settled, and nothing more leaves in
-    /// the hope of being heard.
-    fn cast(&mut self, theirs: u16) {
-        let ours = self.config.offer.window;
-        self.role = Some(if ours > theirs { Role::Nominating } else { Role::Answering });
+    /// The peer was heard: nothing more leaves in the hope of being heard.
+    fn stop_hoping(&mut self) {
         self.attempts.iter_mut().for_each(Attempt::stop_speculating);
         if let Some(search) = &mut self.search {
             search.stop();
         }
     }
 
-    fn drain(&mut self, place: usize, now: WallTime) {
-        let tuple = self.attempts[place].tuple();
+    fn drain(&mut self, place: usize) {
         while let Some(output) = self.attempts[place].poll() {
-            self.outputs.push_back(match output {
+            let attempt = &self.attempts[place];
+            let (tuple, nominates) = (attempt.tuple(), self.nominates(attempt));
+            if self.is_silent(attempt) {
+                continue;
+            }
+            match output {
                 AttemptOutput::Prepare(tcb) => {
-                    if self.role == Some(Role::Nominating) && self.nominated.is_none() {
-                        self.nominated = Some((tuple, now));
+                    if nominates {
+                        self.nominated = Some(tuple);
                     }
-                    Output::Prepare(tcb)
+                    self.outputs.push_back(Output::Prepare(tcb));
                 }
-                AttemptOutput::Transmit(segment, purpose) => Output::Transmit(segment, purpose),
+                AttemptOutput::Transmit(segment, purpose) => {
+                    self.outputs.push_back(Output::Transmit(segment, purpose));
+                }
                 AttemptOutput::Established(tcb) => {
                     self.ended = true;
-                    self.winner = Some(self.attempts[place].strategy());
-                    self.remark = self.attempts[place].remark();
-                    Output::Established(tcb)
+                    self.winner = Some(attempt.strategy());
+                    self.remark = attempt.remark();
+                    self.outputs.push_back(Output::Established(tcb));
                 }
-                AttemptOutput::Expired => continue,
-            });
+                AttemptOutput::Expired => {}
+            }
         }
     }
 }

@@ -18,11 +18,11 @@ use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tcp_punch::Punch;
 use tcp_punch::engine::{Opener, PunchError};
-use tcp_punch::punch::Key;
+use tcp_punch::punch::{Budget, Key, Strategies};
 use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 
-use crate::job::{How, Job, Outcome, Then};
+use crate::job::{How, Job, Outcome, Then, Tuning};
 
 /// Large enough that system calls do not bound the throughput.
 const BUFFER: usize = 256 << 10;
@@ -41,7 +41,7 @@ pub(crate) fn serve(job: &str) -> Result<(), Box<dyn Error>> {
                 outcome.error = Some(format!("{:?}: {error}", job.then));
             }
         }
-        Err(error) => outcome.error = Some(format!("{:?}: {error}", job.how)),
+        Err(error) => outcome.error = Some(format!("{}: {error}", job.how.name())),
     }
     serde_json::to_writer(io::stdout(), &outcome)?;
     Ok(())
@@ -54,10 +54,13 @@ fn at(job: &Job) -> WallTime {
 fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>> {
     let patience = Duration::from_millis(job.patience_ms);
     match job.how {
-        How::Punch { opener } => {
-            let opener = if opener { Opener::Auto } else { Opener::Off };
-            let mut punch =
-                Punch::new(job.peer, at(job)).local_port(job.port).timeout(patience).opener(opener);
+        How::Punch { .. } | How::Tuned(_) => {
+            let mut punch = Punch::new(job.peer, at(job)).local_port(job.port).timeout(patience);
+            match job.how {
+                How::Punch { opener: false } => punch = punch.opener(Opener::Off),
+                How::Tuned(tuning) => punch = tuned(punch, tuning),
+                _ => {}
+            }
             if let Some(key) = job.key {
                 punch = punch.key(Key::from_bytes(key));
             }
@@ -116,6 +119,16 @@ fn establish(job: &Job, outcome: &mut Outcome) -> Result<OwnedFd, Box<dyn Error>
             Ok(socket)
         }
     }
+}
+
+fn tuned(mut punch: Punch, tuning: Tuning) -> Punch {
+    if let Some([syn, syn_ack, mid_stream]) = tuning.strategies {
+        punch = punch.strategies(Strategies::Only { syn, syn_ack, mid_stream });
+    }
+    if let Some([packets, entries, rate]) = tuning.budget {
+        punch = punch.budget(Budget { packets, entries, rate });
+    }
+    if tuning.anyway { punch.anyway() } else { punch }
 }
 
 fn bound(port: u16) -> nix::Result<OwnedFd> {

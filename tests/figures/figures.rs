@@ -4,21 +4,26 @@
 //! measures and does not judge: a figure that misses its bar says so in the table, and only a
 //! measurement that could not be made is a failure.
 
+mod chance;
 mod connecting;
 mod end;
 mod firing;
 mod handover;
 mod job;
+mod loss;
 mod machine;
 mod output;
 mod pair;
 mod retransmissions;
 mod sample;
+mod searches;
 mod series;
 mod skew;
 mod spray;
+mod strategies;
 mod table;
 mod throughput;
+mod trials;
 
 // The tests' own networks; measurements need a part of what tests do.
 #[allow(dead_code, reason = "shared with tests/lab")]
@@ -44,7 +49,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 8] = [
+const FIGURES: [(&str, Measurement); 14] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -53,6 +58,12 @@ const FIGURES: [(&str, Measurement); 8] = [
     ("skew", skew::measure),
     ("series", series::measure),
     ("spray", spray::measure),
+    ("strategies", strategies::measure),
+    ("random", searches::random),
+    ("random-wide", searches::random_wide),
+    ("one-random", searches::one_random),
+    ("loss", loss::measure),
+    ("chance", chance::measure),
 ];
 
 /// Measures, and prints the figures as a table.

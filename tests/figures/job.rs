@@ -28,6 +28,8 @@ pub(crate) struct Job {
 pub(crate) enum How {
     /// The product, as its defaults have it but for the opener.
     Punch { opener: bool },
+    /// The product, as it is asked to be.
+    Tuned(Tuning),
     /// Sleep until the instant, then `connect()`: what is possible without the product.
     Connect,
     /// Likewise, and once more so long after every failure.
@@ -35,6 +37,28 @@ pub(crate) enum How {
     /// Listen, and take the first connection: the other side of `Connect` where nothing is in the
     /// way.
     Accept,
+}
+
+impl How {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Punch { .. } | Self::Tuned(_) => "punch",
+            Self::Connect => "timed connect()",
+            Self::ConnectLoop { .. } => "loop of connect()",
+            Self::Accept => "accept()",
+        }
+    }
+}
+
+/// What the product is asked beyond peer, port, instant, key and models.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Tuning {
+    /// `syn`, `syn-ack` and `mid-stream`; absent: auto.
+    pub(crate) strategies: Option<[bool; 3]>,
+    /// Packets, entries and packets a second; absent: the default budget.
+    pub(crate) budget: Option<[u32; 3]>,
+    /// Whatever the chance.
+    pub(crate) anyway: bool,
 }
 
 /// What is done with the connection.

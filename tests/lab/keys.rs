@@ -51,7 +51,10 @@ fn another_key_is_refused_by_both_ends() {
     for end in [a, b] {
         assert_eq!(end.status, 7, "{end:?}");
         let (happened, todo) = end.complaint();
-        assert!(happened.ends_with("SYNs came from somebody who does not hold the key"), "{end:?}");
+        assert!(
+            happened.ends_with("segments came from somebody who does not hold the key"),
+            "{end:?}"
+        );
         assert_eq!(todo, TODO);
     }
 }

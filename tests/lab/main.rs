@@ -3,6 +3,7 @@
 //! `netns-scripts/testbed.sh` runs them, as root in a bubble of namespaces; every test is marked
 //! `#[ignore = "..."]` so that a plain `cargo test` says what it leaves out and why.
 
+mod attack;
 mod bad_input;
 mod capture;
 mod connects;
@@ -19,8 +20,10 @@ mod program;
 mod records;
 mod routers;
 mod routers_user;
+mod searches;
 mod spray;
 mod ssh;
+mod strategies;
 mod streams;
 mod stun;
 mod timeouts;

@@ -105,7 +105,7 @@ fn the_descriptor_is_an_ordinary_socket_with_every_option_of_its_handshake() {
 }
 
 /// Sends so many bytes and then the end, and returns their hash.
-fn pour(mut into: &TcpStream, len: usize) -> blake3::Hash {
+pub(crate) fn pour(mut into: &TcpStream, len: usize) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let mut block = noise(1 << 20);
     for number in 0..len >> 20 {
@@ -119,7 +119,7 @@ fn pour(mut into: &TcpStream, len: usize) -> blake3::Hash {
 }
 
 /// Reads to the end, and returns how much came and its hash.
-fn drain(mut from: &TcpStream) -> (usize, blake3::Hash) {
+pub(crate) fn drain(mut from: &TcpStream) -> (usize, blake3::Hash) {
     let mut hasher = blake3::Hasher::new();
     let mut block = vec![0; 1 << 18];
     let mut total = 0;

@@ -1,37 +1,31 @@
-//! One end: an attempt until it is established, then as much of a kernel as late segments meet.
+//! One end: a race until it is established, and as much of a kernel as the peer's segments meet.
 
-use std::time::Duration;
-use tcp_punch::punch::{
-    AttemptConfig, EstablishedTcb, Offer, Opener, Output, Race, RaceConfig, Strategy,
-};
-use tcp_punch::wire::{Segment, Seq, Tuple, WallTime};
+use tcp_punch::punch::{EstablishedTcb, Opener, Output, Race, RaceConfig};
+use tcp_punch::wire::{Segment, WallTime};
+
+/// RFC 7323 section 3.2: once agreed, they stand in every segment.
+const TIMESTAMPS: Option<(u32, u32)> = Some((1, 1));
 
 pub(crate) struct Host {
     race: Race,
-    /// The peer's SYN was met, so that a kernel socket stands already.
-    prepared: bool,
+    /// Kernel sockets: one on each tuple on which the peer was met, in the end the winner's alone.
+    sockets: Vec<EstablishedTcb>,
+    /// A listener that hears nothing keeps the kernel silent elsewhere.
     pub(crate) tcb: Option<EstablishedTcb>,
     pub(crate) established_at: Option<WallTime>,
 }
 
 impl Host {
-    pub(crate) fn new(tuple: Tuple, iss: u32, at: WallTime, opener: bool) -> Self {
-        let attempt = AttemptConfig {
-            tuple,
-            at,
-            timeout: Duration::from_secs(20),
-            iss: Seq(iss),
-            expected_irs: None,
-            offer: Offer { mss: 1460, window_scale: 7, window: 65408 },
-            strategy: Strategy::Syn,
-            racing: false,
-            seed: u64::from(iss).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-        };
-        let mut race = Race::new(RaceConfig { attempt, tuples: vec![], search: None });
-        if opener {
-            race.set_opener(Opener { hop_limit: 2, at: at.before(Duration::from_millis(250)) });
+    pub(crate) fn new(config: RaceConfig, opener: Option<Opener>) -> Self {
+        let mut race = Race::new(config);
+        if let Some(opener) = opener {
+            race.set_opener(opener);
         }
-        Self { race, prepared: false, tcb: None, established_at: None }
+        Self { race, sockets: Vec::new(), tcb: None, established_at: None }
+    }
+
+    pub(crate) fn race(&mut self) -> &mut Race {
+        &mut self.race
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<WallTime> {
@@ -44,21 +38,22 @@ impl Host {
     }
 
     pub(crate) fn receive(&mut self, segment: &Segment, now: WallTime) -> Vec<Segment> {
-        if let Some(tcb) = &self.tcb {
-            // RFC 9293 section 3.10.7.4: what is no acceptable segment is answered with an ACK.
-            let acceptable = !segment.syn && segment.seq == tcb.rcv_nxt;
-            let answered = !acceptable && !segment.rst;
-            return answered.then(|| tcb.acknowledge(None)).into_iter().collect();
-        }
-        self.race.handle_segment(segment, now);
-        let mut sent = self.sent(now);
-        if let Some(tcb) = &self.tcb
-            && (segment.syn || !self.prepared)
-        {
-            // The kernel socket challenges the SYN-ACK, or the engine completes the peer.
-            sent.push(tcb.acknowledge(None));
+        // The kernel is first; what it sends leaves before the race is asked.
+        let mut sent: Vec<_> = self.answer(segment).into_iter().collect();
+        if self.tcb.is_none() && self.race.covers(segment.tuple.reversed()) {
+            self.race.handle_segment(segment, now);
+            sent.extend(self.sent(now));
         }
         sent
+    }
+
+    /// RFC 9293 section 3.10.7.4: what is no acceptable segment is answered with an ACK, and so is
+    /// a SYN (RFC 5961 section 4). A filter keeps resets out.
+    fn answer(&self, segment: &Segment) -> Option<Segment> {
+        let tuple = segment.tuple.reversed();
+        let socket = self.sockets.iter().find(|socket| socket.tuple == tuple)?;
+        let acceptable = !segment.syn && segment.seq == socket.rcv_nxt;
+        (!acceptable && !segment.rst).then(|| socket.acknowledge(TIMESTAMPS))
     }
 
     fn sent(&mut self, now: WallTime) -> Vec<Segment> {
@@ -66,12 +61,29 @@ impl Host {
         while let Some(output) = self.race.poll() {
             match output {
                 Output::Transmit(segment, _) => segments.push(segment),
-                Output::Prepare(_) => self.prepared = true,
+                Output::Spray(segment, batch) => {
+                    let Some(search) = self.race.search() else { continue };
+                    for place in batch.tuples {
+                        let (local, remote) = search.tuple(place);
+                        let mut segment = Segment { options: segment.options, ..segment.clone() };
+                        segment.tuple.local.set_port(local);
+                        segment.tuple.remote.set_port(remote);
+                        segments.push(segment);
+                    }
+                }
+                Output::Prepare(tcb) => {
+                    self.sockets.retain(|socket| socket.tuple != tcb.tuple);
+                    self.sockets.push(tcb);
+                }
                 Output::Established(tcb) => {
+                    if !self.sockets.iter().any(|socket| socket.is_same(&tcb)) {
+                        segments.push(tcb.acknowledge(TIMESTAMPS));
+                    }
+                    self.sockets = vec![tcb.clone()];
                     self.established_at = Some(now);
                     self.tcb = Some(tcb);
                 }
-                Output::Spray(..) | Output::Expired => {}
+                Output::Expired => {}
             }
         }
         segments

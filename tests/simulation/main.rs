@@ -1,31 +1,39 @@
 //! Two attempts against each other through simulated routers, on one virtual clock: thousands of
 //! punches a second, each of which could be drawn as a packet ladder.
 
+mod attack;
+mod behaviour;
+mod chance;
+mod ends;
 mod host;
 mod network;
+mod nomination;
+mod oracle;
+mod pairs;
+mod random;
 mod router;
 
+use behaviour::{Behaviour, MASQUERADE, Unsolicited};
 use network::{Conditions, Outcome, punch};
 use proptest::prelude::*;
-use router::{Entry, Reaction};
+use router::State;
 use std::time::Duration;
 
 const ONE_WAY: Duration = Duration::from_millis(10);
 
 fn conditions() -> Conditions {
-    Conditions {
-        one_way: ONE_WAY,
-        skew: Duration::ZERO,
-        openers: true,
-        reactions: [Reaction::Reset; 2],
-        stale: [None; 2],
-        loss_percent: 0,
-        seed: 1,
-    }
+    Conditions { one_way: ONE_WAY, ..Conditions::default() }
+}
+
+/// Two MASQUERADE routers.
+fn masquerade(unsolicited: [Unsolicited; 2]) -> [Vec<Behaviour>; 2] {
+    unsolicited.map(|unsolicited| vec![Behaviour { unsolicited, ..MASQUERADE }])
 }
 
 fn established_ms(outcome: &Outcome) -> u64 {
-    let latest = outcome.established.iter().map(|at| at.expect("both ends connect")).max();
+    let both = outcome.established.iter().all(Option::is_some);
+    assert!(both, "both ends connect: {outcome}");
+    let latest = outcome.established.iter().flatten().max();
     u64::try_from(latest.expect("there are two ends").as_millis()).expect("a short time")
 }
 
@@ -89,7 +97,7 @@ fn routers_that_drop_an_unsolicited_syn_forgive_any_skew() {
         let outcome = punch(&Conditions {
             skew: Duration::from_millis(skew),
             openers: false,
-            reactions: [Reaction::Drop; 2],
+            routers: masquerade([Unsolicited::Drop; 2]),
             ..conditions()
         });
         assert!(established_ms(&outcome) <= skew + 30, "skew {skew}: {outcome}");
@@ -100,7 +108,7 @@ fn routers_that_drop_an_unsolicited_syn_forgive_any_skew() {
 /// meets the peer's with a reset, until that reset has told it that the connection is over.
 #[test]
 fn what_is_left_of_the_last_connection_is_cleared_away() {
-    let left = [None, Some(Entry::CloseWait), Some(Entry::Closed)];
+    let left = [None, Some(State::CloseWait), Some(State::Closed)];
     for a in left {
         for b in left {
             for skew in [0, 3, 30, 130, 200] {
@@ -134,18 +142,17 @@ proptest! {
     fn both_ends_connect_to_each_other(
         skew_ms in 0u64..3_000,
         one_way_ms in 1u64..150,
-        reactions in prop::array::uniform2(prop::sample::select(vec![Reaction::Reset, Reaction::Drop])),
+        reactions in prop::array::uniform2(prop::sample::select(vec![Unsolicited::Reset, Unsolicited::Drop])),
         loss_percent in 0u32..16,
         seed: u64,
     ) {
         let outcome = punch(&Conditions {
             one_way: Duration::from_millis(one_way_ms),
             skew: Duration::from_millis(skew_ms),
-            openers: true,
-            reactions,
-            stale: [None; 2],
+            routers: masquerade(reactions),
             loss_percent,
             seed,
+            ..conditions()
         });
         let [Some(_), Some(_)] = outcome.established else { panic!("{outcome}") };
         prop_assert!(outcome.agree, "{}", outcome);

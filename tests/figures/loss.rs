@@ -1,0 +1,36 @@
+//! Through a network that loses, reorders and repeats packets.
+
+use std::error::Error;
+
+use crate::table::{Measured, Row};
+use crate::trials::{KEY, Ports, Trials};
+
+const TRIALS: usize = 100;
+const CONNECTS: usize = 20;
+const IMPAIRED: [&str; 6] = ["--loss", "5", "--reorder", "5", "--duplicate", "5"];
+
+pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
+    let plain = || Trials::between("masquerade", "masquerade", TRIALS);
+    let random = Trials::between("random-fully", "random-fully", TRIALS)
+        .searching(["linux-random"; 2], Ports::Privileged);
+    let mut measured = Measured::default();
+    for (figure, mut trials) in [
+        ("5 % lost, reordered and doubled, with a key", Trials { key: Some(KEY), ..plain() }),
+        ("5 % lost, reordered and doubled, no key", plain()),
+        ("5 % lost, reordered and doubled, both random-fully", random),
+    ] {
+        trials.network.extend(IMPAIRED);
+        let (ours, theirs) = (trials.run()?, trials.connecting(CONNECTS).run()?);
+        measured.rows.push(Row {
+            figure: figure.into(),
+            measured: ours.to_string(),
+            alternative: theirs.of_connect(),
+            ratio: "-".into(),
+            bar: ">= 99 %",
+            met: ours.reaches(99),
+        });
+        measured.samples.push(ours.times.summary(figure, "ms"));
+        measured.notes.extend(ours.notes(figure));
+    }
+    Ok(measured)
+}
