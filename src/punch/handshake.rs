@@ -286,7 +286,6 @@ impl Handshake {
         if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
-        self.remark = self.remark.or(remark(&segment.options, rewritten).filter(|_| rewritten));
         if self.racing {
             return self.peer_is_there(segment, tsval);
         }
@@ -396,7 +395,8 @@ impl Handshake {
 
     /// The number at which the sender of a SYN or SYN-ACK started, before a middlebox rewrote it.
     fn original(&self, segment: &Segment) -> Seq {
-        let said = segment.options.timestamps.map(|(_, said)| Seq(said));
+        let as_data = || segment.payload[..].try_into().ok().map(u32::from_be_bytes);
+        let said = segment.options.timestamps.map(|(_, said)| said).or_else(as_data).map(Seq);
         let known = |said: &Seq| self.expected_irs.is_some_and(|expected| expected.contains(said));
         said.filter(known).unwrap_or(segment.seq)
     }
@@ -415,13 +415,6 @@ impl Handshake {
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
     }
-}
-
-/// The number that a SYN or a SYN-ACK says is its own.
-fn said(segment: &Segment) -> Option<Seq> {
-    let as_data = || segment.payload[..].try_into().ok().map(u32::from_be_bytes);
-    let said = segment.options.timestamps.map(|(_, said)| said).or_else(as_data);
-    said.map(Seq).filter(|said| *said != Seq(0))
 }
 
 /// What the peer's SYN says of middleboxes.

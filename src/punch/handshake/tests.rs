@@ -220,7 +220,7 @@ fn with_a_key_a_syn_ack_says_its_number_too_where_no_syn_of_the_peer_comes_in() 
 fn with_a_key_a_repeated_syn_says_its_number_as_data_where_options_are_stripped() {
     let mss = Options { mss: Some(1400), ..Options::default() };
     let mut host = Handshake::new(tuple(), Seq(100), OFFER, Some([Seq(300), Seq(1), Seq(2)]));
-    host.receive(&Segment { options: mss.clone(), ..syn(300) }, NOW);
+    host.receive(&Segment { options: mss, ..syn(300) }, NOW);
     let repeated = (0..2).filter_map(|nth| host.retransmission(nth, NOW)).find(|it| it.syn);
     let repeated = repeated.expect("by turns with a probe");
     let rewritten = Segment { options: mss, seq: Seq(777), ..repeated };
