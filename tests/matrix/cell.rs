@@ -53,7 +53,10 @@ pub(crate) struct Score {
     pub(crate) packets: [f64; 2],
     /// Attempts that the machine was too busy for. They were repeated and do not count.
     pub(crate) not_ready: usize,
-    pub(crate) trials: Vec<Trial>,
+    /// From the instant until the later end had its descriptor, of each trial that connected.
+    pub(crate) times_ms: Vec<f64>,
+    /// The others.
+    pub(crate) failures: Vec<Trial>,
 }
 
 impl From<&Kind> for Router {
@@ -77,7 +80,8 @@ impl From<Trials> for Score {
             p95_ms: some(times.percentile(95)),
             packets: [packets(0), packets(1)],
             not_ready,
-            trials,
+            times_ms: trials.iter().filter_map(|trial| trial.fd_ms).collect(),
+            failures: trials.into_iter().filter(|trial| !trial.connected).collect(),
         }
     }
 }
