@@ -367,7 +367,10 @@ fn kinds_that_make_no_sense_are_refused_and_leave_nothing() {
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn the_kinds_of_the_matrix_do_what_is_said_of_them() {
-    for kind in KINDS.iter().filter(|kind| kind.name != "none") {
+    // The NATs of the wide area network translate behind this capture; tests of their own, in
+    // tests/wan/nat, hold them to their words.
+    let kernel = |kind: &&Kind| kind.name != "none" && !kind.network.starts_with("user:");
+    for kind in KINDS.iter().filter(kernel).filter(|kind| kind.outer.is_none()) {
         let mut routed = Crafted::behind(kind.network);
         let own = routed.seen(true, |it| it.a_sends(&ack_of_a()));
         let translated = own.iter().any(|it| it.tuple.local.ip() == endpoint(ROUTER_A, 0).ip());
