@@ -39,6 +39,7 @@ usage: network.sh up NAME [OPTION...]
                          For IPv6 it is a stateful firewall with the same options.
   --outer-a SPEC         a second NAT behind router-a's, as a carrier has, and a hop of its own
                          (100.64.0.1); likewise --outer-b
+  --server IP            somebody outside with this address, in the namespace server
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT
@@ -71,11 +72,11 @@ source "$here/lib/topology.sh"
 source "$here/lib/routers.sh"
 
 parse_options() {
-    topology=two-nats nat_a=masquerade nat_b=masquerade outer_a='' outer_b=''
+    topology=two-nats nat_a=masquerade nat_b=masquerade outer_a='' outer_b='' server=''
     wan_options=()
     while (($#)); do
         case $1 in
-        --topology | --nat-a | --nat-b | --outer-a | --outer-b | --delay | --hops | --loss | --reorder | --duplicate | --seed)
+        --topology | --nat-a | --nat-b | --outer-a | --outer-b | --server | --delay | --hops | --loss | --reorder | --duplicate | --seed)
             (($# >= 2)) || fail "option $1 needs a value"
             ;;
         esac
@@ -85,6 +86,7 @@ parse_options() {
         --nat-b) nat_b=$2 ;;
         --outer-a) outer_a=$2 ;;
         --outer-b) outer_b=$2 ;;
+        --server) server=$2 ;;
         --delay | --hops | --loss | --reorder | --duplicate | --seed) wan_options+=("$1" "$2") ;;
         *) fail "unknown option $1; see network.sh --help" ;;
         esac
@@ -93,12 +95,13 @@ parse_options() {
 }
 
 up() {
-    local topology nat_a nat_b outer_a outer_b wan_options
+    local topology nat_a nat_b outer_a outer_b server wan_options
     parse_options "$@"
     [[ ! -e $state ]] || fail "a network named $name is up already"
     # Whatever is still being made must not outlive its removal.
     trap 'wait; down' EXIT
     mkdir -p "$state"
+    [[ -z $server || $topology == two-nats ]] || fail "a $topology has no server outside"
     case $topology in
     two-nats) up_two_nats ;;
     one-nat) up_one_nat ;;
@@ -125,7 +128,7 @@ down() {
     fi
     for namespace in /run/netns/"$name"-*; do
         case ${namespace##*/"$name"-} in
-        host-[ab] | router-[ab] | switch)
+        host-[ab] | router-[ab] | server | switch)
             ip netns pids "${namespace##*/}" | xargs -r kill -KILL 2>/dev/null || true
             ip netns del "${namespace##*/}" || true
             ;;

@@ -27,7 +27,8 @@ up_two_nats() {
     add_nats b "$nat_b" "$outer_b" 203.0.113.1
     b_outer=$outer_v4
 
-    add_namespaces host-a router-a router-b host-b
+    add_namespaces host-a router-a router-b host-b ${server:+server}
+    [[ -z $server ]] || wan_options+=(--attach "$name-server=wan:$server/32")
     start_wan
     add_side a "$a_host" "$a_router" &
     local side_a=$!
@@ -37,7 +38,20 @@ up_two_nats() {
     connect_router a "$a_outer" "$nat_a" &
     side_a=$!
     connect_router b "$b_outer" "$nat_b"
+    [[ -z $server ]] || connect_server "$server"
     wait "$side_a"
+}
+
+# A host of the wide area network itself.
+connect_server() {
+    ip_batch "$name-server" <<END
+link set dev lo up
+link set dev wan addrgenmode none
+link set dev wan txqueuelen 10000
+link set dev wan up
+addr add $1/32 dev wan
+route add default dev wan
+END
 }
 
 # Sets host_v4 and router_v4, the two ends of a side's inner network. Without NAT it has no prefix

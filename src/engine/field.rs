@@ -30,7 +30,7 @@ impl Field {
     /// The plan's, and the guards' where they matter.
     pub(super) fn prepare(punch: &Punch, tuple: Tuple) -> Result<Self, PunchError> {
         match punch.plan()? {
-            Some(plan) if plan.len() > 1 => Self::searched(punch, plan, tuple),
+            Some(plan) if !is_known(&plan, tuple) => Self::searched(punch, plan, tuple),
             Some(_) | None => Self::raced(punch.tuples(tuple)),
         }
     }
@@ -111,6 +111,11 @@ impl Punch {
         }
         Ok(Some(plan))
     }
+}
+
+/// Whether the plan is just the tuple that was asked for.
+fn is_known(plan: &Plan, tuple: Tuple) -> bool {
+    matches!(plan.sources, Sources::Exactly(_)) && plan.targets == [tuple.remote.port()]
 }
 
 /// What advice about a budget aims at.

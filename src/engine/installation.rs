@@ -1,8 +1,9 @@
 //! The kernel sockets of a punch: made before the instant, the connection from the peer's SYN on.
 
 use crate::punch::EstablishedTcb;
-use crate::sys::{CallFailed, RepairSocket};
+use crate::sys::{CallFailed, RepairSocket, predecessor};
 use crate::wire::Tuple;
+use nix::errno::Errno;
 use std::net::SocketAddr;
 
 /// The sockets as far as they have got.
@@ -48,7 +49,17 @@ impl Installation {
             Some((_, spare)) => spare,
             None => RepairSocket::new(local)?,
         };
-        socket.establish(tcb, tsval)?;
+        let socket = match socket.establish(tcb, tsval) {
+            // Too many tuples to look at beforehand: a search may meet on one that is in TIME_WAIT.
+            Err(failed) if failed.errno == Errno::EADDRNOTAVAIL => {
+                drop(socket);
+                predecessor::clear(tcb.tuple)?;
+                let again = RepairSocket::new(local)?;
+                again.establish(tcb, tsval)?;
+                again
+            }
+            other => other.map(|()| socket)?,
+        };
         self.installed.push((tcb.clone(), socket));
         Ok(false)
     }

@@ -11,7 +11,7 @@ use super::report::{
     Fired, Handover, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets,
 };
 use super::{Connection, clock_check};
-use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, tsval};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig};
 use crate::sys::{
     Aside, CallFailed, Capture, Guard, RawSender, Route, Spray, clock, receive_window_scale,
 };
@@ -27,6 +27,8 @@ const MOST_MISSED: usize = 256;
 const LEAST_WINDOW: u16 = 0xc000;
 /// From so many tuples on speed counts for more than that this host's firewall sees them all.
 const LARGE: u32 = 20_000;
+/// What is still on its way to a port that lost comes within a round trip and this.
+const LINGER: Duration = Duration::from_millis(100);
 /// The opener's hop limit is decided so long before a search's first opener is due.
 const DECIDING: Duration = Duration::from_millis(10);
 
@@ -166,12 +168,12 @@ impl Drive {
 
     fn hand_over(mut self, completed: &Completed, aside: Aside) -> Result<Connection, Failure> {
         let Completed { tcb, last, at } = completed;
-        let installed = self.installation.install(tcb, tsval(clock::now()));
+        let installed = self.installation.install(tcb, self.race.tsval(clock::now()));
         if let Ok(false) = installed {
             // The peer answered our SYN and waits for this. No kernel sends anything before it gets
             // it, but a peer may.
             let installed_at = clock::now();
-            let now = tsval(installed_at);
+            let now = self.race.tsval(installed_at);
             if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps) {
                 let shown = tcb.peer_acknowledges((theirs, now));
                 self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
@@ -291,7 +293,8 @@ impl Drive {
 
     /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
     /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not wait
-    /// for. The guard goes at once, or the port would not be free for the next punch.
+    /// for. The connection's guard goes at once, or the port would not be free for the next punch;
+    /// the others stay until what is on its way to their ports has come, lest it draw resets.
     fn dismantle(mut self, aside: Aside) {
         if let Err(error) = self.recorder.finish() {
             tracing::warn!("the capture file cannot be written: {error}");
@@ -299,9 +302,13 @@ impl Drive {
         if let Some(priority) = &mut self.priority {
             priority.lower();
         }
-        let Self { guards, captures, sender, spray, priority, .. } = self;
-        drop(guards);
-        aside.close((captures, sender, spray, priority));
+        let Self { tuple, guards, captures, sender, spray, priority, one_way, .. } = self;
+        let (winner, losers): (Vec<_>, Vec<_>) =
+            guards.into_iter().partition(|guard| guard.port() == tuple.local.port());
+        drop(winner);
+        let linger = one_way.map_or(LINGER, |one_way| LINGER + one_way * 2);
+        let linger = if losers.is_empty() { Duration::ZERO } else { linger };
+        aside.close_in_turn((captures, sender, spray, priority), losers, linger);
     }
 }
 

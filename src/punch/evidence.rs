@@ -15,8 +15,8 @@ pub struct Evidence {
     pub resets: u64,
     /// Segments whose sender did not hold the key.
     pub wrong_key: u64,
-    /// Segments of a peer that holds the key but uses another strategy.
-    pub other_strategy: u64,
+    /// Whether a peer was heard that holds the key but uses another strategy.
+    pub other_strategy: bool,
     /// Our own SYNs that came back.
     pub own_syns: u64,
     /// Segments of no use.
@@ -54,8 +54,8 @@ impl Evidence {
     pub(super) fn count(&mut self, segment: &Segment, reaction: &Reaction) {
         match reaction {
             Reaction::WrongKey(_) => self.wrong_key += 1,
-            Reaction::OtherStrategy(_) => self.other_strategy += 1,
             Reaction::Reset { .. } => self.resets += 1,
+            Reaction::OtherStrategy(_) => self.other_strategy = true,
             Reaction::OwnSyn(_) => self.own_syns += 1,
             Reaction::Ignored(_) => self.stray += 1,
             Reaction::Answered { .. } => self.peer_syns += 1,
@@ -69,7 +69,7 @@ impl Evidence {
         self.peer_syns += other.peer_syns;
         self.resets += other.resets;
         self.wrong_key += other.wrong_key;
-        self.other_strategy += other.other_strategy;
+        self.other_strategy |= other.other_strategy;
         self.own_syns += other.own_syns;
         self.stray += other.stray;
         self.searched |= other.searched;
@@ -81,7 +81,7 @@ impl Evidence {
     pub fn cause(&self) -> Cause {
         if self.peer_syns > 0 {
             Cause::Unheard
-        } else if self.other_strategy > 0 {
+        } else if self.other_strategy {
             Cause::OtherStrategy
         } else if self.wrong_key > 0 {
             Cause::WrongKey
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(seen.cause(), Cause::OnlyResets);
         seen.wrong_key = 1;
         assert_eq!(seen.cause(), Cause::WrongKey);
-        seen.other_strategy = 1;
+        seen.other_strategy = true;
         assert_eq!(seen.cause(), Cause::OtherStrategy);
         seen.peer_syns = 1;
         assert_eq!(seen.cause(), Cause::Unheard);

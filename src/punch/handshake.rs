@@ -3,8 +3,13 @@
 //! It differs from a kernel's in what a hole punch needs: it never answers with a reset, a reset
 //! never ends it, and a peer that starts anew is met anew.
 
+use super::attempt::OWN_BITS;
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
+
+/// A peer that starts anew is met anew, but no sooner, milliseconds: without a key anybody can
+/// forge SYNs, and each costs a socket.
+const ANEW_MS: u32 = 5;
 
 /// One handshake.
 #[derive(Clone, Debug)]
@@ -21,6 +26,8 @@ pub struct Handshake {
     unasked: bool,
     /// What a middlebox seems to do.
     remark: Option<&'static str>,
+    /// The peer's SYN came in, and was answered.
+    heard_syn: bool,
     state: State,
 }
 
@@ -45,6 +52,10 @@ enum State {
     SynReceived {
         peer: PeerSyn,
         closed: bool,
+        /// When, as our timestamps count.
+        since: u32,
+        /// The peer has acknowledged our number, which none but it can have seen.
+        proven: bool,
     },
     Established,
 }
@@ -109,6 +120,7 @@ impl Handshake {
             speculated: false,
             unasked: false,
             remark: None,
+            heard_syn: false,
             state,
         }
     }
@@ -183,20 +195,12 @@ impl Handshake {
                 self.unasked_syn_ack(tsval)
             }
             State::SynSent => Some(self.syn(tsval)),
-            State::SynReceived { peer, closed } if closed != nth.is_multiple_of(2) => {
+            State::SynReceived { peer, closed, .. } if closed != nth.is_multiple_of(2) => {
                 Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
             }
-            State::SynReceived { peer, .. } => Some(self.repeated_syn(&peer, tsval)),
+            State::SynReceived { .. } => Some(self.syn(tsval)),
             State::Established => None,
         }
-    }
-
-    /// Where a middlebox strips options our number is said, with a key, as four bytes of data. They
-    /// have no place in the connection: a peer without the key never gets here.
-    fn repeated_syn(&self, peer: &PeerSyn, tsval: u32) -> Segment {
-        let bare = self.expected_irs.is_some() && peer.options.timestamps.is_none();
-        let payload = if bare { self.iss.0.to_be_bytes().to_vec() } else { Vec::new() };
-        Segment { payload, ..self.syn(tsval) }
     }
 
     /// Whether the peer's SYN has come in and its answer is awaited.
@@ -232,7 +236,7 @@ impl Handshake {
     fn reset(&mut self, segment: &Segment) -> Reaction {
         match &mut self.state {
             State::SynSent => Reaction::Reset { reopen: true, what: "reset, outlived" },
-            State::SynReceived { peer, closed } => {
+            State::SynReceived { peer, closed, .. } => {
                 let answers_our_syn = segment.seq == Seq(0) && segment.ack == Some(self.iss + 1);
                 if segment.seq != peer.irs + 1 && !answers_our_syn {
                     // RFC 5961 section 3.2: only the exact number may reset.
@@ -252,18 +256,29 @@ impl Handshake {
         if !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
-        if self.is_own(segment) {
+        if self.is_own(segment, tsval) {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
         self.remark = remark(&peer.options, original != segment.seq).or(self.remark);
-        let what = match self.state {
-            _ if original != segment.seq => "peer's SYN, its number rewritten on the way",
-            State::SynReceived { peer: known, .. } if known.irs == peer.irs => "peer's SYN again",
-            State::SynReceived { .. } => "peer's SYN, started anew",
-            _ => "peer's SYN",
+        let (what, since, proven) = match self.state {
+            State::SynReceived { peer: known, since, proven, .. } if known.irs == peer.irs => {
+                ("peer's SYN again", since, proven)
+            }
+            State::SynReceived { proven: true, closed: false, .. } => {
+                return Reaction::Ignored("SYN of somebody else, the peer has shown itself");
+            }
+            State::SynReceived { since, .. } if tsval.wrapping_sub(since) < ANEW_MS => {
+                return Reaction::Ignored("started anew too soon");
+            }
+            State::SynReceived { .. } => ("peer's SYN, started anew", tsval, false),
+            _ if original != segment.seq => {
+                ("peer's SYN, its number rewritten on the way", tsval, false)
+            }
+            _ => ("peer's SYN", tsval, false),
         };
-        self.state = State::SynReceived { peer, closed: false };
+        self.state = State::SynReceived { peer, closed: false, since, proven };
+        self.heard_syn = true;
         // Netfilter learns the window that the peer may fill from a plain ACK only: it ignores the
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
@@ -272,20 +287,25 @@ impl Handshake {
         Reaction::Answered { tcb, answers, window: segment.window, what }
     }
 
-    /// With a key both ends start at one number, without ours is random: the same window as well
-    /// is no coincidence.
-    fn is_own(&self, segment: &Segment) -> bool {
+    /// With a key both ends start at one number, without ours is random: the same window and the
+    /// same bits of the timestamp as well are no coincidence.
+    fn is_own(&self, segment: &Segment, tsval: u32) -> bool {
         let keyed = self.expected_irs.is_some();
-        segment.seq == self.iss && (!keyed || segment.window == self.offer.window)
+        let ours = |(theirs, _)| (tsval ^ theirs) & OWN_BITS == 0;
+        let same =
+            || segment.window == self.offer.window && segment.options.timestamps.is_none_or(ours);
+        segment.seq == self.iss && (!keyed || same())
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
-        if ack != self.iss + 1 {
-            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
-        }
         if !self.is_expected(self.original(segment)) && !self.has_met(segment.seq) {
             return Reaction::WrongKey("SYN-ACK from somebody without the key");
         }
+        if ack != self.iss + 1 {
+            return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
+        }
+        let rewritten = self.original(segment) != segment.seq;
+        self.remark = remark(&segment.options, rewritten).or(self.remark);
         if self.racing {
             return self.peer_is_there(segment, tsval);
         }
@@ -304,11 +324,10 @@ impl Handshake {
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.
     fn peer_is_there(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        if self.is_own(segment) {
+        if self.is_own(segment, tsval) {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
-        self.remark = remark(&peer.options, self.original(segment) != segment.seq).or(self.remark);
         let first = self.state == State::SynSent;
         self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
@@ -317,11 +336,12 @@ impl Handshake {
             peer.options = both(known.options, peer.options);
         }
         let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
-        // The peer may have missed ours. Once our ACK has left, our router lets no SYN-ACK out any
-        // more, or worse, lets it out untranslated.
-        let again = (self.speculated && first).then(|| self.syn_ack(&peer, tsval));
+        // The peer may have missed our SYN-ACK, or never been sent one, and without it takes no ACK.
+        // It goes first, and once: when our ACK has left, our router lets no SYN-ACK out any more,
+        // or worse, lets it out untranslated.
+        let again = (first && !self.heard_syn).then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
-        self.state = State::SynReceived { peer, closed: false };
+        self.state = State::SynReceived { peer, closed: false, since: tsval, proven: true };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
     }
 
@@ -395,8 +415,7 @@ impl Handshake {
 
     /// The number at which the sender of a SYN or SYN-ACK started, before a middlebox rewrote it.
     fn original(&self, segment: &Segment) -> Seq {
-        let as_data = || segment.payload[..].try_into().ok().map(u32::from_be_bytes);
-        let said = segment.options.timestamps.map(|(_, said)| said).or_else(as_data).map(Seq);
+        let said = segment.options.timestamps.map(|(_, said)| Seq(said));
         let known = |said: &Seq| self.expected_irs.is_some_and(|expected| expected.contains(said));
         said.filter(known).unwrap_or(segment.seq)
     }

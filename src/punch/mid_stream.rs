@@ -1,6 +1,7 @@
 //! A connection that begins in its middle: both ends know both sequence numbers, no SYN is sent,
 //! and routers that pick connections up (netfilter's `nf_conntrack_tcp_loose`) let its ACKs pass.
 
+use super::attempt::OWN_BITS;
 use super::handshake::{Offer, Reaction};
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
@@ -65,7 +66,11 @@ impl MidStream {
         let Some(irs) = self.expected_irs.iter().find(within).copied() else {
             return Reaction::WrongKey("ACK from somebody without the key");
         };
-        if segment.seq == self.iss && segment.window == self.window {
+        let own_bits = |(theirs, _)| (tsval ^ theirs) & OWN_BITS == 0;
+        if segment.seq == self.iss
+            && segment.window == self.window
+            && segment.options.timestamps.is_none_or(own_bits)
+        {
             return Reaction::OwnSyn("our own probe came back");
         }
         if segment.seq == irs {

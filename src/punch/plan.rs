@@ -25,8 +25,8 @@ use std::time::Duration;
 
 /// The last opener leaves this long before the instant: it has passed our router by then even
 /// over a slow access line, and openers that were delayed or sent by a clock somewhat behind
-/// still come first.
-pub const LEAD: Duration = Duration::from_millis(50);
+/// still come first. As long as the lead of a single opener.
+pub const LEAD: Duration = Duration::from_millis(250);
 
 /// What one end brings: its router's port model and, where that has one known external port for
 /// all destinations, this port.

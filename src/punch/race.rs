@@ -182,17 +182,13 @@ impl Race {
             return "on one tuple more than are kept";
         }
         let mut met = self.searched(tuple, now);
-        let mut segment = segment.clone();
-        if segment.syn {
-            // Answered as a SYN is, since a peer that let go of ours needs a SYN-ACK as well.
-            segment.ack = None;
-        } else if let Some(syn) = &self.peer_syn {
+        if let (false, Some(syn)) = (segment.syn, &self.peer_syn) {
             // The SYN-ACK is lost, or late; what it said is known from another tuple.
             met.handle_segment(&Segment { tuple: segment.tuple, ..syn.clone() }, now);
         }
         self.attempts.push(met);
         let place = self.attempts.len() - 1;
-        let what = self.handle_on(place, &segment, now);
+        let what = self.handle_on(place, segment, now);
         if !self.attempts[place].is_answering() {
             // Nothing of the peer: no state is kept for it.
             let nothing = self.attempts.remove(place);
@@ -281,6 +277,11 @@ impl Race {
     /// The strategy that won; before that, the first one raced.
     pub fn strategy(&self) -> Strategy {
         self.winner.unwrap_or(self.config.strategy)
+    }
+
+    /// The timestamp value of what leaves now, RFC 7323.
+    pub fn tsval(&self, now: WallTime) -> u32 {
+        self.config.tsval(now)
     }
 
     /// What a middlebox does to the connection that won, as a clause.

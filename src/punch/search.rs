@@ -277,7 +277,7 @@ mod tests {
         let mut search = search(300, true);
         search.set_opener(2);
         let waves = run(search);
-        assert_eq!(waves[0], ("Opener(2)".into(), -200, -51, 150));
+        assert_eq!(waves[0], ("Opener(2)".into(), -400, -251, 150));
         assert_eq!(waves[1], ("First".into(), 0, 149, 150));
         assert_eq!(waves.len(), 2, "the budget allows no third wave");
     }

@@ -2,9 +2,9 @@
 
 use super::privilege;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use std::any::Any;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 /// A thread that waits for what it is to drop. Made while there is time, because making a thread
 /// takes a tenth of a millisecond. It takes no signal, and gives up next to every capability before
@@ -12,8 +12,10 @@ use std::thread;
 /// when this is dropped.
 #[derive(Debug)]
 pub struct Aside {
-    thread: Option<Sender<Box<dyn Any + Send>>>,
+    thread: Option<Sender<Work>>,
 }
+
+type Work = Box<dyn FnOnce() + Send>;
 
 /// Dropping needs little. Locked memory counts, and a whole default stack would be locked with the
 /// rest.
@@ -24,13 +26,15 @@ impl Aside {
     #[must_use]
     pub fn new() -> Self {
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-        let (sender, receiver) = channel();
+        let (sender, receiver) = channel::<Work>();
         let thread = thread::Builder::new().stack_size(STACK).spawn(move || {
             let what = receiver.recv();
             if let Err(error) = privilege::drop_all_but_changing_user() {
                 tracing::debug!("{error}");
             }
-            drop(what);
+            if let Ok(work) = what {
+                work();
+            }
         });
         if let Ok(before) = before {
             let _ = before.thread_set_mask();
@@ -40,9 +44,22 @@ impl Aside {
 
     /// Drops `what` there, or here where the system gave no thread.
     pub fn close<T: Send + 'static>(self, what: T) {
+        self.close_in_turn(what, (), Duration::ZERO);
+    }
+
+    /// Likewise, and `last` so long after it.
+    pub fn close_in_turn<T, L>(self, what: T, last: L, after: Duration)
+    where
+        T: Send + 'static,
+        L: Send + 'static,
+    {
         if let Some(thread) = self.thread {
             // A thread that is gone gives it back, and it is dropped with the error.
-            let _ = thread.send(Box::new(what));
+            let _ = thread.send(Box::new(move || {
+                drop(what);
+                thread::sleep(after);
+                drop(last);
+            }));
         }
     }
 }

@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 #[derive(Debug)]
 pub struct Guard {
     socket: OwnedFd,
+    port: u16,
 }
 
 /// Why the port cannot be guarded.
@@ -108,7 +109,9 @@ impl Guard {
         match Backlog::new(1).and_then(|backlog| listen(&socket, backlog)) {
             // Two sockets with SO_REUSEADDR may bind one port, but only one may listen.
             Err(Errno::EADDRINUSE) => Err(GuardError::PortInUse(local.port())),
-            other => Ok(other.named("listen(guard)").map(|()| Self { socket })?),
+            other => {
+                Ok(other.named("listen(guard)").map(|()| Self { socket, port: local.port() })?)
+            }
         }
     }
 
@@ -151,6 +154,11 @@ impl Guard {
             return Err(GuardError::TooFewFree { wanted: count, free: guards.len() });
         }
         Ok((guards, guarded))
+    }
+
+    /// The local port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How many segments it has swallowed, each of which would have drawn a reset.

@@ -131,7 +131,7 @@ fn tuned(mut punch: Punch, tuning: Tuning) -> Punch {
     if tuning.anyway { punch.anyway() } else { punch }
 }
 
-fn bound(port: u16) -> nix::Result<OwnedFd> {
+pub(crate) fn bound(port: u16) -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     let any = SocketAddr::from(([0, 0, 0, 0], port));

@@ -14,10 +14,12 @@ mod loss;
 mod machine;
 mod output;
 mod pair;
+mod ports;
 mod retransmissions;
 mod sample;
 mod searches;
 mod series;
+mod server;
 mod skew;
 mod spray;
 mod strategies;
@@ -49,7 +51,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 14] = [
+const FIGURES: [(&str, Measurement); 16] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -59,6 +61,8 @@ const FIGURES: [(&str, Measurement); 14] = [
     ("series", series::measure),
     ("spray", spray::measure),
     ("strategies", strategies::measure),
+    ("ports", ports::measure),
+    ("sequential", ports::sequential),
     ("random", searches::random),
     ("random-wide", searches::random_wide),
     ("one-random", searches::one_random),

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tcp_punch::sys::clock;
 
 use crate::job::{How, Job, Outcome, Then};
-use crate::network::Network;
+use crate::network::{Host, Network};
 use crate::pair::{Pair, Running};
 use crate::sample::{Sample, ms};
+use crate::server::Server;
 
 /// One way, between the routers: every bar that names a time rests on it.
 pub(crate) const DELAY: &str = "10ms";
@@ -42,17 +43,29 @@ pub(crate) struct Trials {
     pub(crate) network: Vec<&'static str>,
     pub(crate) how: How,
     pub(crate) key: Option<[u8; 32]>,
-    /// As each end is told them, where it does not have to measure first.
-    pub(crate) models: Option<[String; 2]>,
+    /// Both routers' port models.
+    pub(crate) models: Option<[Model; 2]>,
     pub(crate) ports: Ports,
     pub(crate) count: usize,
-    /// Networks side by side.
+    /// Networks side by side, and whether each trial has one of its own: only so are the tables of
+    /// the userspace routers empty.
     pub(crate) networks: usize,
+    pub(crate) own_network: bool,
     /// Trials at once in one network.
     pub(crate) at_once: usize,
     /// For the processes to start, to look at the path and to send the openers.
     pub(crate) notice: Duration,
     pub(crate) patience: Duration,
+}
+
+/// What both ends know of one router's ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Model {
+    /// As the command line has it.
+    Told(&'static str),
+    /// It counts, others make so many mappings a second, and just before the trial a server
+    /// outside has seen where it stands.
+    Counting { rate: u32 },
 }
 
 /// The local ports of the two ends.
@@ -78,6 +91,8 @@ pub(crate) struct Score {
     pub(crate) packets: u64,
     /// Attempts that the machine was too busy for. They were repeated and do not count.
     pub(crate) not_ready: usize,
+    /// Packets for which the routers' outer interfaces had no room.
+    pub(crate) dropped: u64,
     failures: Vec<String>,
 }
 
@@ -99,6 +114,7 @@ impl Trials {
             ports: Ports::Fresh,
             count,
             networks: 1,
+            own_network: false,
             at_once: 5,
             notice: Duration::from_millis(300),
             patience: Duration::from_secs(4),
@@ -106,10 +122,10 @@ impl Trials {
     }
 
     /// A search has its routers to itself, and finds their tables empty.
-    pub(crate) fn searching(self, models: [&str; 2], ports: Ports) -> Self {
+    pub(crate) fn searching(self, models: [&'static str; 2], ports: Ports) -> Self {
         Self {
             key: Some(KEY),
-            models: Some(models.map(str::to_owned)),
+            models: Some(models.map(Model::Told)),
             ports,
             networks: 2,
             at_once: 1,
@@ -122,7 +138,20 @@ impl Trials {
     pub(crate) fn connecting(&self, count: usize) -> Self {
         // Long enough for the reset to be gone from the way.
         let how = How::ConnectLoop { pause_ms: 5 };
-        Self { how, count, networks: 1, at_once: count, ports: Ports::Fresh, ..self.clone() }
+        Self {
+            how,
+            count,
+            networks: 1,
+            own_network: false,
+            at_once: count,
+            ports: Ports::Fresh,
+            ..self.clone()
+        }
+    }
+
+    fn counts(&self) -> bool {
+        let counts = |model: &Model| matches!(model, Model::Counting { .. });
+        self.models.is_some_and(|models| models.iter().any(counts))
     }
 
     fn is_searching(&self) -> bool {
@@ -143,9 +172,22 @@ impl Trials {
         Ok(score)
     }
 
-    /// One network, until all trials are done.
+    /// One network after the other, until all trials are done.
     fn lane(&self, tally: &Mutex<Tally>) -> io::Result<()> {
-        let network = Network::up(self.network.iter().copied());
+        while self.in_one_network(tally)? {}
+        Ok(())
+    }
+
+    /// Whether there may be more trials to do, in another network.
+    fn in_one_network(&self, tally: &Mutex<Tally>) -> io::Result<bool> {
+        if tally.lock().map_err(poisoned)?.begun >= self.count {
+            return Ok(false);
+        }
+        // Otherwise all would draw the same numbers.
+        static SEED: AtomicU16 = AtomicU16::new(1);
+        let seed = SEED.fetch_add(1, Ordering::Relaxed).to_string();
+        let network = Network::up(self.network.iter().copied().chain(["--seed", &seed]));
+        let server = self.counts().then(|| Server::start(&network)).transpose()?;
         loop {
             let wanted = {
                 let mut tally = tally.lock().map_err(poisoned)?;
@@ -154,9 +196,10 @@ impl Trials {
                 wanted
             };
             if wanted == 0 {
-                return Ok(());
+                tally.lock().map_err(poisoned)?.score.dropped += dropped(&network)?;
+                return Ok(false);
             }
-            let outcomes = self.batch(&network, wanted)?;
+            let outcomes = self.batch(&network, server.as_ref(), wanted)?;
             let mut tally = tally.lock().map_err(poisoned)?;
             for ends in &outcomes {
                 if ends.iter().any(|end| end.late) {
@@ -170,6 +213,10 @@ impl Trials {
                 let why = "this machine is too busy: processes are not ready in time";
                 return Err(io::Error::other(why));
             }
+            if self.own_network {
+                tally.score.dropped += dropped(&network)?;
+                return Ok(true);
+            }
             drop(tally);
             if self.is_searching() {
                 forget(&network);
@@ -177,8 +224,18 @@ impl Trials {
         }
     }
 
-    fn batch(&self, network: &Network, count: usize) -> io::Result<Vec<[Outcome; 2]>> {
+    fn batch(
+        &self,
+        network: &Network,
+        server: Option<&Server>,
+        count: usize,
+    ) -> io::Result<Vec<[Outcome; 2]>> {
         let hosts = [network.host_a(), network.host_b()];
+        let text = |models: [Model; 2]| -> io::Result<[String; 2]> {
+            let [a, b] = [0, 1].map(|side| models[side].text(&hosts[side], server));
+            Ok([a?, b?])
+        };
+        let models = self.models.map(text).transpose()?;
         let mut at = clock::now().after(self.notice + START * count as u32);
         let mut running = Vec::new();
         for _ in 0..count {
@@ -192,8 +249,7 @@ impl Trials {
                     how: self.how,
                     then: Then::Exchange { bytes: GREETING },
                     key: self.key,
-                    models: self
-                        .models
+                    models: models
                         .as_ref()
                         .map(|models| [models[side].clone(), models[1 - side].clone()]),
                 };
@@ -215,6 +271,21 @@ impl Trials {
     }
 }
 
+impl Model {
+    /// As both ends are told it; `host` is behind the router.
+    fn text(self, host: &Host, server: Option<&Server>) -> io::Result<String> {
+        match (self, server) {
+            (Self::Told(text), _) => Ok(text.to_owned()),
+            (Self::Counting { rate }, Some(server)) => {
+                let at = clock::now();
+                let next = server.port_seen(host)?.checked_add(1).unwrap_or(1024);
+                Ok(format!("sequential:next={next},step=1,rate={rate},at={at}"))
+            }
+            (Self::Counting { .. }, None) => Err(io::Error::other("nobody outside to ask")),
+        }
+    }
+}
+
 impl Ports {
     fn next(self) -> [u16; 2] {
         static TRIALS: AtomicU16 = AtomicU16::new(0);
@@ -227,6 +298,16 @@ impl Ports {
             Self::PrivilegedAndFresh => [privileged, fresh],
         }
     }
+}
+
+/// By the wide area network being too slow for what leaves the routers.
+fn dropped(network: &Network) -> io::Result<u64> {
+    let of = |router: Host| -> io::Result<u64> {
+        let counter = "/sys/class/net/wan/statistics/tx_dropped";
+        let output = router.command("cat").arg(counter).output()?;
+        String::from_utf8_lossy(&output.stdout).trim().parse().map_err(io::Error::other)
+    };
+    Ok(of(network.router_a())? + of(network.router_b())?)
 }
 
 /// Every mapping of the last trial, which would stand in the next one's way for two minutes.

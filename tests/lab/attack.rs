@@ -1,6 +1,5 @@
 //! Somebody who knows both addresses floods one end with forged segments while it punches.
 
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
@@ -37,8 +36,6 @@ enum Forged {
 }
 
 impl Forged {
-    const ALL: [Self; 4] = [Self::Syn, Self::SynAck, Self::Rst, Self::Ack];
-
     fn segment(self, tuple: Tuple, numbers: &mut Numbers) -> Segment {
         let (seq, ack) = (Seq(numbers.next()), Seq(numbers.next()));
         let syn = matches!(self, Self::Syn | Self::SynAck);
@@ -110,20 +107,21 @@ fn send_all(interface: &str, packets: &[Vec<u8>], begins: WallTime) {
     }
 }
 
-fn flood(router: &Host, tuple: Tuple, forged: &[Forged], begins: WallTime) {
+fn flood(router: &Host, tuples: &[Tuple], forged: &[Forged], begins: WallTime) {
     let mut numbers = Numbers(2_463_534_242);
-    let packets: Vec<_> = (0..FORGED as usize)
-        .map(|nth| forged[nth % forged.len()].segment(tuple, &mut numbers).to_packet())
+    let kinds = forged.iter().flat_map(|kind| tuples.iter().map(move |tuple| (*kind, *tuple)));
+    let packets: Vec<_> = (kinds.cycle().take(FORGED as usize))
+        .map(|(kind, tuple)| kind.segment(tuple, &mut numbers).to_packet())
         .collect();
     spin_until(begins);
     router.run(|| send_all("wan", &packets, begins));
 }
 
-/// What the process has needed at most, KiB.
-fn peak_memory(pid: Pid) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+/// What the process has needed at most, KiB; `None` once it has ended.
+fn peak_memory(pid: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// host-a is flooded with what comes from host-b's public address and port, and both connect.
@@ -137,43 +135,65 @@ fn endure(forged: &[Forged], key: bool) {
         of_b = of_b.key(Key::from_bytes(KEY));
     }
     let mut a = Program::start(&mut of_a);
-    let tuple =
-        Tuple { local: SocketAddr::new(pair.b.ip, PORT), remote: SocketAddr::new(pair.a.ip, PORT) };
+    // It speaks as soon as it can: a router that a reset made forget the mapping takes it up again
+    // with what comes from inside, and only with that.
+    a.type_line("hello from host-a");
+    // All that are raced: with a key there is one more.
+    let raced = if key { PORT..=PORT + 1 } else { PORT..=PORT };
+    let tuples: Vec<_> =
+        raced.map(|port| Tuple { local: pair.b.at(port), remote: pair.a.at(port) }).collect();
     thread::scope(|scope| {
         let router = pair.network.router_b();
-        let flood = scope.spawn(move || flood(&router, tuple, forged, at.before(AHEAD)));
+        let flood = scope.spawn(move || flood(&router, &tuples, forged, at.before(AHEAD)));
         let b = pair.b.connect(of_b);
         let took = Duration::from_nanos(b.report.fd_ns.expect("connected").unsigned_abs());
         println!("{forged:?}, key {key}: host-b connected after {took:?}");
         let b = stream(b);
         say(&b, "hello from host-b");
-        a.type_line("hello from host-a");
         assert_eq!(hear(&b), "hello from host-a\n");
         a.await_stdout("hello from host-b\n");
-        let memory = peak_memory(a.pid());
+        let memory = peak_memory(a.pid()).expect("it runs");
         println!("{forged:?}, key {key}: host-a needed {memory} KiB");
         assert!(memory < MOST_MEMORY, "{memory} KiB");
         flood.join().expect("it floods");
-        a.end_input();
-        drop(b);
-        let ended = a.end();
-        assert_eq!((ended.status, &*ended.stdout), (0, "hello from host-b\n"), "{ended:?}");
+        a.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(a.end().stdout, "hello from host-b\n");
     });
 }
 
+/// Other floods are for the router to bear, which forgets mappings and loses count of them: what
+/// becomes of the punch then is up to chance (docs/ROUTERS.md).
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn with_a_key_no_flood_of_forged_segments_stops_the_punch_or_completes_it() {
-    for forged in Forged::ALL {
-        endure(&[forged], true);
+fn forged_acks_do_not_stop_the_punch() {
+    for key in [true, false] {
+        endure(&[Forged::Ack], key);
     }
-    endure(&Forged::ALL, true);
 }
 
+/// Nobody is there but the attacker: whatever completed would be it.
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn without_a_key_a_flood_of_all_but_syns_neither_stops_the_punch_nor_completes_it() {
-    for forged in [Forged::SynAck, Forged::Rst, Forged::Ack] {
-        endure(&[forged], false);
+fn no_flood_completes_a_punch_and_it_ends_in_time() {
+    let cases = [Forged::Syn, Forged::SynAck, Forged::Rst].map(|forged| (forged, false, 6));
+    for (forged, key, status) in cases.into_iter().chain([(Forged::Syn, true, 7)]) {
+        let pair = Pair::behind_nats(&[]);
+        let at = in_ms(START_UP_MS);
+        let mut command = pair.program_a(PORT, at);
+        command.args(["--timeout", "1500ms"]);
+        if key {
+            command.args(["--key-env", "SECRET"]).env("SECRET", "07".repeat(32));
+        }
+        let a = Program::start(&mut command);
+        let tuple = Tuple { local: pair.b.at(PORT), remote: pair.a.at(PORT) };
+        flood(&pair.network.router_b(), &[tuple], &[forged], at.before(AHEAD));
+        // On a slow machine the flood outlasts it.
+        let memory = peak_memory(a.pid()).unwrap_or_default();
+        assert!(memory < MOST_MEMORY, "{memory} KiB");
+        let ended = a.end();
+        assert_eq!(ended.status, status, "{forged:?}: {ended:?}");
+        assert_eq!(ended.stdout, "");
+        ended.complaint();
+        pair.a.host.assert_bare();
     }
 }

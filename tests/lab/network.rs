@@ -71,6 +71,11 @@ impl Network {
         kill(Pid::from_raw(self.wan_pid()), Signal::SIGHUP).expect("it runs");
     }
 
+    /// Somebody outside, where the network was made with `--server`.
+    pub(crate) fn server(&self) -> Host {
+        self.host("server")
+    }
+
     /// Time for which the wide area network's process has had a processor.
     pub(crate) fn wan_busy(&self) -> Duration {
         let statistics = std::fs::read_to_string(format!("/proc/{}/schedstat", self.wan_pid()));

@@ -96,6 +96,35 @@ fn blocks_of_sixty_four_ports_meet() {
     );
 }
 
+/// A block's own ports are kept, so both ends need no search: only source ports out of it.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn ports_inside_of_the_routers_own_blocks_are_kept() {
+    let pair = behind("to-ports=50000-50063", "to-ports=51000-51063");
+    let at = in_ms(300);
+    let (of_a, of_b) = (Punch::new(pair.b.at(51_007), at), Punch::new(pair.a.at(50_007), at));
+    let (a, b) = pair.connect(of_a.local_port(50_007), of_b.local_port(51_007));
+    exchange_lines(&stream(a), &stream(b));
+}
+
+/// Where a search meets is up to chance, so on any tuple an earlier connection may wait.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_search_that_meets_where_an_earlier_connection_waits_takes_its_place() {
+    let block = ["to-ports=50000-50001", "to-ports=51000-51001"];
+    let pair = behind(block[0], block[1]);
+    for _ in 0..4 {
+        let [a, b] =
+            search(&pair, "stable-random:50000-50001", "stable-random:51000-51001", |it| it);
+        let (a, b) = (a.expect("connected"), b.expect("connected"));
+        let (a, b) = (stream(a), stream(b));
+        exchange_lines(&a, &b);
+        // Who closes first waits.
+        drop(a);
+        assert_eq!(crate::pair::hear(&b), "");
+    }
+}
+
 /// `tcp-punch` on host-a, which searches for a host-b that does not.
 fn lonely(pair: &Pair, ahead_ms: u64, options: &str) -> Program {
     let mut command = pair.program_a(PORT, in_ms(ahead_ms));

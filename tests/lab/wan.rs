@@ -338,3 +338,17 @@ fn networks_stand_side_by_side_and_leave_nothing() {
     assert!(!status.success());
     assert!(first.host_a().netns_path().exists());
 }
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_server_outside_sees_each_host_as_its_router_shows_it() {
+    let network = Network::up(["--server", "192.0.2.254", "--nat-b", "user:ports=sequential"]);
+    let address = SocketAddr::from(([192, 0, 2, 254], 3478));
+    let listener = network.server().run(|| TcpListener::bind(address)).expect("a free port");
+    for (host, router) in [(network.host_a(), ROUTER_A), (network.host_b(), ROUTER_B)] {
+        let connection = host.run(|| TcpStream::connect(address)).expect("it listens");
+        let (_, seen) = listener.accept().expect("a connection");
+        assert_eq!(seen.ip().to_string(), router);
+        drop(connection);
+    }
+}

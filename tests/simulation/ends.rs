@@ -106,13 +106,18 @@ impl End {
         // As a key does, one number for both ends.
         let keyed = Seq(conditions.seed as u32 ^ 0x5eed_5eed);
         let iss = if conditions.key { keyed } else { Seq(seed as u32) };
+        // Equal only where that is what is tried: one pair in 16,384 has it by chance.
+        let window = match conditions.equal_windows {
+            true => 0,
+            false => (seed >> 48) as u16 & !1 | u16::from(local < IpAddr::from([128, 0, 0, 0])),
+        };
         let attempt = AttemptConfig {
             tuple,
             at,
             timeout: conditions.timeout,
             iss,
             expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
-            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | (seed >> 48) as u16 },
+            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,
             seed,

@@ -4,6 +4,7 @@
 mod attack;
 mod behaviour;
 mod chance;
+mod conditions;
 mod ends;
 mod host;
 mod network;

@@ -32,6 +32,8 @@ pub(crate) struct Conditions {
     pub(crate) budget: Budget,
     /// Neighbouring tuples that are raced where ports are known.
     pub(crate) spread: u16,
+    /// By chance both ends offer the same window, by which they would know who nominates.
+    pub(crate) equal_windows: bool,
     pub(crate) loss_percent: u32,
     pub(crate) duplicate_percent: u32,
     /// Segments that somebody sends to each end in the peer's name, with random numbers.
@@ -53,6 +55,7 @@ impl Default for Conditions {
             models: false,
             budget: Budget::default(),
             spread: 1,
+            equal_windows: false,
             loss_percent: 0,
             duplicate_percent: 0,
             forged: 0,

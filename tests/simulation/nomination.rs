@@ -22,7 +22,7 @@ fn router() -> impl Strategy<Value = Behaviour> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever is lost, late, repeated or out of order, and however often.
     #[test]
@@ -31,6 +31,7 @@ proptest! {
         b in router(),
         key: bool,
         spread in 1u16..5,
+        equal_windows in prop::bool::weighted(0.2),
         openers: bool,
         one_way_ms in 1u64..400,
         jitter_ms in prop_oneof![Just(0u64), 1u64..2_000],
@@ -48,6 +49,7 @@ proptest! {
             key,
             models: true,
             spread,
+            equal_windows,
             budget: Budget { packets: 400, entries: 200, rate: 10_000 },
             loss_percent,
             duplicate_percent,

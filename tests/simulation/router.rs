@@ -151,7 +151,10 @@ impl Router {
             (Kind::SynAck, Some(SynSent2 | SynReceived | PeerSyn)) => Some(SynReceived),
             (Kind::Ack, same @ Some(CloseWait | Closed)) => same,
             (Kind::Ack, Some(SynReceived | Established)) => Some(Established),
-            (Kind::Ack, None) if self.behaviour.loose => Some(Established),
+            // Who rewrites numbers has to have seen the first of them.
+            (Kind::Ack, None) if self.behaviour.loose && !self.behaviour.rewrites_sequence => {
+                Some(Established)
+            }
             (Kind::Rst, Some(_)) => Some(Closed),
             (Kind::Rst, None) => None,
             // Out of turn.

@@ -181,9 +181,9 @@ fn a_late_syn_of_an_earlier_punch_does_not_settle_who_nominates() {
         Attempt::new(of).first(ms(0))
     };
     race.handle_segment(&theirs(40, 65_000, 7), ms(1));
-    race.handle_segment(&theirs(40, 50_000, 1000), ms(2));
+    race.handle_segment(&theirs(40, 50_000, 1000), ms(8));
     while race.poll().is_some() {}
-    race.handle_segment(&theirs(41, 50_000, 1000), ms(3));
+    race.handle_segment(&theirs(41, 50_000, 1000), ms(9));
     assert_eq!(race.poll(), None, "40 is nominated");
 }
 
