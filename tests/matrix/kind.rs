@@ -56,6 +56,16 @@ impl Kind {
         self.model.map(|model| model.replace("{restart}", &seconds))
     }
 
+    /// Whether numbers from inside are others outside.
+    pub(crate) fn rewrites_numbers(&self) -> bool {
+        self.network.contains("rewrite-seq=yes")
+    }
+
+    /// Whether no option but the MSS passes.
+    pub(crate) fn strips_options(&self) -> bool {
+        self.network.contains("strip-options=yes")
+    }
+
     pub(crate) fn named(name: &str) -> Option<&'static Self> {
         KINDS.iter().find(|kind| kind.name == name)
     }

@@ -24,6 +24,14 @@ pub(crate) fn expect(a: &Kind, b: &Kind) -> Expectation {
     if tuples > SEARCHABLE {
         return impossible(format!("{tuples} pairs of ports are too many to search"));
     }
+    let both = [a, b];
+    if both.iter().any(|it| it.rewrites_numbers()) && both.iter().any(|it| it.strips_options()) {
+        return impossible(
+            "one router rewrites the sequence numbers by which ends with a key know each other, \
+             and the other one strips the option that still says them"
+                .to_owned(),
+        );
+    }
     match strategy(a, b) {
         Ok(strategy) => Expectation::Possible { strategy, tuples },
         Err(why) => impossible(why),

@@ -94,7 +94,7 @@ impl Matrix {
             ),
             (Look::share(90.0, "90%"), "so many did"),
             (Look::share(0.0, "0"), "none did"),
-            (Look::impossible(), "no way exists"),
+            (Look::impossible(), "no way with a key"),
         ];
         let mut x = 16;
         for (look, words) in examples {
