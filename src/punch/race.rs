@@ -36,6 +36,8 @@ pub struct Race {
     ended: bool,
     winner: Option<Strategy>,
     remark: Option<&'static str>,
+    /// Tuples that are flooded still leave the field to one that is not.
+    yielding: bool,
 }
 
 /// What a race is made of.
@@ -70,6 +72,10 @@ pub enum Output {
 /// goes for another, since the peer may have completed by our answer. A forger who knows no key
 /// can make no more of them.
 const MOST_MET: usize = 32;
+/// So many resets and segments without the key are a flood.
+const FLOOD: u64 = 16;
+/// A tuple that is flooded leaves the field to others until so long after the instant.
+const YIELDING: Duration = Duration::from_millis(900);
 
 impl Race {
     /// A race in which nothing has been sent.
@@ -97,6 +103,7 @@ impl Race {
             ended: false,
             winner: None,
             remark: None,
+            yielding: true,
         }
     }
 
@@ -147,7 +154,11 @@ impl Race {
     }
 
     fn handle_on(&mut self, place: usize, segment: &Segment, now: WallTime) -> &'static str {
+        let spoilt = self.is_spoilt(&self.attempts[place]);
         let attempt = &mut self.attempts[place];
+        if spoilt && !attempt.is_answering() {
+            return "on a tuple that somebody floods";
+        }
         let what = attempt.handle_segment(segment, now);
         if attempt.peer_window().is_some() {
             self.stop_hoping();
@@ -241,6 +252,7 @@ impl Race {
             self.evidence.sent += batch.tuples.len() as u64;
             self.outputs.push_back(Output::Spray(segment, batch));
         }
+        self.yielding &= now < self.config.at.after(YIELDING);
         for place in 0..self.attempts.len() {
             let attempt = &self.attempts[place];
             if attempt.poll_timeout().is_some_and(|due| due <= now) && !self.is_silent(attempt) {
@@ -263,7 +275,8 @@ impl Race {
         let deadline = self.config.at.after(self.config.timeout);
         let attempts = self.speaking().filter_map(Attempt::poll_timeout);
         let search = self.search.as_ref().and_then(Search::poll_timeout);
-        attempts.chain(search).chain([deadline]).min()
+        let yielding = self.yielding.then(|| self.config.at.after(YIELDING));
+        attempts.chain(search).chain(yielding).chain([deadline]).min()
     }
 
     /// What all attempts have seen.
@@ -299,10 +312,26 @@ impl Race {
         self.attempts.iter().filter(|attempt| !self.is_silent(attempt))
     }
 
-    /// Whether another tuple is nominated, and this is not one on which we answer only.
+    /// Whether another tuple is nominated, and this is not one on which we answer only; or whether
+    /// this one is left to its flood.
     fn is_silent(&self, attempt: &Attempt) -> bool {
+        if self.is_spoilt(attempt) {
+            return true;
+        }
         let answering = attempt.peer_window().is_some() && !self.nominates(attempt);
         self.nominated.is_some_and(|nominated| nominated != attempt.tuple()) && !answering
+    }
+
+    /// Whether somebody floods this tuple, and not another one that begins mid-stream: from forged
+    /// SYNs and SYN-ACKs netfilter learns wrong windows, and then takes our own segments for
+    /// invalid, but a connection that it picks up mid-stream it tracks without windows. So nothing
+    /// is said here, lest the peer choose this tuple.
+    fn is_spoilt(&self, attempt: &Attempt) -> bool {
+        let flooded = |it: &Attempt| it.evidence().wrong_key + it.evidence().resets >= FLOOD;
+        let mid_stream = |it: &&Attempt| it.strategy() == Strategy::MidStream;
+        self.yielding
+            && flooded(attempt)
+            && self.attempts.iter().find(mid_stream).is_some_and(|other| !flooded(other))
     }
 
     /// Whether it is for us to choose this tuple. Of two equal windows both choose, and may miss

@@ -187,6 +187,31 @@ fn a_late_syn_of_an_earlier_punch_does_not_settle_who_nominates() {
     assert_eq!(race.poll(), None, "40 is nominated");
 }
 
+fn transmitted(race: &mut Race) -> Vec<Segment> {
+    let transmitted = |output| match output {
+        Output::Transmit(segment, _) => Some(segment),
+        _ => None,
+    };
+    std::iter::from_fn(|| race.poll()).filter_map(transmitted).collect()
+}
+
+#[test]
+fn a_flooded_tuple_leaves_the_field_to_mid_stream_for_a_while() {
+    let mut race = race(1, true, &AUTO);
+    let forged = Attempt::new(AttemptConfig { iss: Seq(7), ..config(2, false) }).first(ms(0));
+    for _ in 0..FLOOD {
+        race.handle_segment(&forged, ms(-100));
+    }
+    let peer = Attempt::new(config(2, true)).first(ms(-50));
+    race.handle_segment(&peer, ms(-50));
+    race.handle_timeout(ms(0));
+    let ports: Vec<_> = transmitted(&mut race).iter().map(|sent| sent.tuple.local.port()).collect();
+    assert_eq!(ports, [41], "nothing on the flooded tuple, neither a SYN nor an answer");
+    race.handle_timeout(ms(0).after(YIELDING));
+    race.handle_segment(&peer, ms(0).after(YIELDING));
+    assert!(transmitted(&mut race).iter().any(|sent| sent.tuple.local.port() == 40));
+}
+
 #[test]
 fn a_peer_with_one_strategy_meets_one_with_all() {
     let only = [(40, Strategy::Syn)];

@@ -481,31 +481,22 @@ fn what_is_not_understood_is_dropped_and_ipv6_is_let_through() {
     assert_eq!(it.nat.table.len(), 0);
 }
 
-/// `cargo test --release --example wan -- --ignored --nocapture`
 #[test]
-#[ignore = "a measurement"]
-fn packets_a_second() {
+fn a_hundred_thousand_mappings_are_found_again() {
     for spec in ["mapping=apdm,ports=random", "mapping=eim,filtering=eif", "rewrite-seq=yes"] {
         let mut it = bench(spec);
-        let entries = 150_000_u32;
+        let entries = 100_000_u32;
         let remote =
             |i: u32| SocketAddrV4::new((0xcb00_7101 + i / 60_000).into(), (i % 60_000) as u16);
         let mut packets: Vec<_> = (0..entries).map(|i| segment(HOST, remote(i), "S")).collect();
-        let start = Instant::now();
         for packet in &mut packets {
             assert_eq!(it.nat.outbound(packet, it.now), Verdict::Onward);
         }
-        let made = start.elapsed();
         assert_eq!(it.nat.table.len(), entries as usize);
         for packet in &mut packets {
-            let it = seen(packet);
-            *packet = segment(it.to, it.from, "S");
+            let left = seen(packet);
+            let mut answer = segment(left.to, left.from, "S");
+            assert_eq!(it.nat.inbound(&mut answer, it.now), Verdict::Onward);
         }
-        let start = Instant::now();
-        for packet in &mut packets {
-            assert_eq!(it.nat.inbound(packet, it.now), Verdict::Onward);
-        }
-        let rate = |time: Duration| f64::from(entries) / time.as_secs_f64() / 1e6;
-        println!("{spec}: {:.2} M new a second, {:.2} M known", rate(made), rate(start.elapsed()));
     }
 }
