@@ -24,13 +24,17 @@ pub(super) struct Field {
 const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Field {
-    /// Plans, and guards what is planned. `tuple` is what the punch would use on its own.
+    /// Plans, and guards what is planned. `tuple` is what the punch would use on its own. From a
+    /// `random` place on, the local ports of one search are hardly ever those of the last, of which
+    /// routers and this host still hold something.
     ///
     /// # Errors
     /// The plan's, and the guards' where they matter.
-    pub(super) fn prepare(punch: &Punch, tuple: Tuple) -> Result<Self, PunchError> {
+    pub(super) fn prepare(punch: &Punch, tuple: Tuple, random: u64) -> Result<Self, PunchError> {
         match punch.plan()? {
-            Some(plan) if !is_known(&plan, tuple) => Self::searched(punch, plan, tuple),
+            Some(plan) if !is_known(&plan, tuple) => {
+                Self::searched(punch, plan, tuple, random as u32)
+            }
             Some(_) | None => Self::raced(punch.tuples(tuple)),
         }
     }
@@ -52,14 +56,13 @@ impl Field {
         }
     }
 
-    fn searched(punch: &Punch, plan: Plan, tuple: Tuple) -> Result<Self, PunchError> {
+    fn searched(punch: &Punch, plan: Plan, tuple: Tuple, random: u32) -> Result<Self, PunchError> {
         let Tuple { local, remote } = tuple;
         let (guards, sources) = match &plan.sources {
             Sources::Exactly(_) => (vec![Guard::new(local)?], vec![local.port()]),
             Sources::Any { count, of } => {
-                // From the port that was asked for, if it is one of them.
-                let place = of.place(local.port()).unwrap_or(0);
-                let ports = (0..of.size()).map(|nth| of.nth(place.wrapping_add(nth)));
+                let place = random % of.size();
+                let ports = (0..of.size()).map(|nth| of.nth(place + nth));
                 Guard::several(local.ip(), ports, usize::from(*count))?
             }
         };

@@ -65,7 +65,8 @@ impl Punch {
         let tuple =
             Tuple { local: SocketAddr::new(route.local_ip, self.local_port), remote: self.peer };
         tracing::debug!(%tuple, interface = route.interface, "route");
-        let field = Field::prepare(&self, tuple)?;
+        let random = random()?;
+        let field = Field::prepare(&self, tuple, random)?;
         let tuple = field.first();
         let ports = field.local_ports();
         let (interface, peer) = (route.interface_index, self.peer.ip());
@@ -87,7 +88,6 @@ impl Punch {
         })?;
         let recorder =
             Recorder::new(self.at, self.pcap, &route.interface).map_err(PunchError::Pcap)?;
-        let random = random()?;
         let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.at));
         let attempt = AttemptConfig {
             tuple,
