@@ -2,6 +2,7 @@
 
 use super::config::Punch;
 use super::error::PunchError;
+use crate::nat::PortModel;
 use crate::punch::{End, Plan, Search, SearchConfig, Sources, Strategy};
 use crate::sys::{Guard, Predecessor, predecessor};
 use crate::wire::Tuple;
@@ -24,9 +25,7 @@ pub(super) struct Field {
 const CLOSING_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Field {
-    /// Plans, and guards what is planned. `tuple` is what the punch would use on its own. From a
-    /// `random` place on, the local ports of one search are hardly ever those of the last, of which
-    /// routers and this host still hold something.
+    /// Plans, and guards what is planned. `tuple` is what the punch would use on its own.
     ///
     /// # Errors
     /// The plan's, and the guards' where they matter.
@@ -61,7 +60,8 @@ impl Field {
         let (guards, sources) = match &plan.sources {
             Sources::Exactly(_) => (vec![Guard::new(local)?], vec![local.port()]),
             Sources::Any { count, of } => {
-                let place = random % of.size();
+                let asked = of.place(local.port()).unwrap_or(0);
+                let place = if is_random(punch) { random % of.size() } else { asked };
                 let ports = (0..of.size()).map(|nth| of.nth(place + nth));
                 Guard::several(local.ip(), ports, usize::from(*count))?
             }
@@ -114,6 +114,17 @@ impl Punch {
         }
         Ok(Some(plan))
     }
+}
+
+/// Whether each destination makes a mapping of its own. Then the local ports of a search begin at a
+/// random place and are hardly ever those of the last one, of which routers and this host still
+/// hold something. A router that has one mapping for all destinations keeps it, and is asked from
+/// the same ports again.
+fn is_random(punch: &Punch) -> bool {
+    let of_ours = |(ours, _): &(PortModel, _)| {
+        matches!(ours, PortModel::LinuxRandom | PortModel::Random(_) | PortModel::Parity(_))
+    };
+    punch.models.as_ref().is_some_and(of_ours)
 }
 
 /// Whether the plan is just the tuple that was asked for.
