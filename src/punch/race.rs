@@ -156,7 +156,7 @@ impl Race {
     fn handle_on(&mut self, place: usize, segment: &Segment, now: WallTime) -> &'static str {
         let spoilt = self.is_spoilt(&self.attempts[place]);
         let attempt = &mut self.attempts[place];
-        if spoilt && !attempt.is_answering() {
+        if spoilt {
             return "on a tuple that somebody floods";
         }
         let what = attempt.handle_segment(segment, now);
@@ -329,7 +329,9 @@ impl Race {
     fn is_spoilt(&self, attempt: &Attempt) -> bool {
         let flooded = |it: &Attempt| it.evidence().wrong_key + it.evidence().resets >= FLOOD;
         let mid_stream = |it: &&Attempt| it.strategy() == Strategy::MidStream;
+        // Once the peer was answered here it may count on this tuple.
         self.yielding
+            && !attempt.is_answering()
             && flooded(attempt)
             && self.attempts.iter().find(mid_stream).is_some_and(|other| !flooded(other))
     }
