@@ -7,7 +7,7 @@ use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
-use crate::punch::{Batch, EstablishedTcb, Output, Plan, Purpose, Race, Wave};
+use crate::punch::{Batch, EstablishedTcb, Output, Plan, Purpose, Race, Wave, tsval};
 use crate::sys::{
     CallFailed, Capture, Captured, Checksum, Guard, Priority, RawSender, Spray, clock,
     wait_readable,
@@ -91,7 +91,7 @@ impl Drive {
             while let Some(output) = self.race.poll() {
                 match output {
                     Output::Prepare(tcb) => {
-                        let tsval = self.race.tsval(clock::now());
+                        let tsval = tsval(clock::now());
                         self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
                     }
                     Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),

@@ -11,7 +11,7 @@ use super::report::{
     Fired, Handover, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets,
 };
 use super::{Connection, clock_check};
-use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, tsval};
 use crate::sys::{
     Aside, CallFailed, Capture, Guard, RawSender, Route, Spray, clock, receive_window_scale,
 };
@@ -168,12 +168,12 @@ impl Drive {
 
     fn hand_over(mut self, completed: &Completed, aside: Aside) -> Result<Connection, Failure> {
         let Completed { tcb, last, at } = completed;
-        let installed = self.installation.install(tcb, self.race.tsval(clock::now()));
+        let installed = self.installation.install(tcb, tsval(clock::now()));
         if let Ok(false) = installed {
             // The peer answered our SYN and waits for this. No kernel sends anything before it gets
             // it, but a peer may.
             let installed_at = clock::now();
-            let now = self.race.tsval(installed_at);
+            let now = tsval(installed_at);
             if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps) {
                 let shown = tcb.peer_acknowledges((theirs, now));
                 self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
@@ -326,6 +326,7 @@ fn offer(route: &Route, random: u16) -> Offer {
         mss: u16::try_from(route.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).max(88),
         window_scale: receive_window_scale(),
         window: LEAST_WINDOW | random >> 2,
+        mark: random as u8,
     }
 }
 

@@ -27,9 +27,6 @@ const REOPEN_INTERVAL: Duration = Duration::from_millis(20);
 /// our router has to have seen that SYN. Early ones do no harm, they are just lost.
 const SPECULATION_GRACE: Duration = Duration::from_millis(4);
 
-/// Of a timestamp value; small, since it goes ahead of the clock by as many milliseconds.
-pub(super) const OWN_BITS: u32 = 7;
-
 /// What an attempt is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptConfig {
@@ -53,16 +50,6 @@ pub struct AttemptConfig {
     /// Sets the retransmissions of both ends apart: two that repeat in step would miss each other
     /// in step.
     pub seed: u64,
-}
-
-impl AttemptConfig {
-    /// Our timestamp value, RFC 7323: milliseconds of the wall clock, so that one punch after the
-    /// other on one port pair never goes back in time, whoever made it. The lowest bits are the
-    /// attempt's own: what comes back to us we know by them.
-    pub fn tsval(&self, now: WallTime) -> u32 {
-        let ms = (now.unix_ns() / 1_000_000) as u32;
-        ms & !OWN_BITS | (self.seed >> 32) as u32 & OWN_BITS
-    }
 }
 
 /// A SYN that opens our routers and dies before the peer's.
@@ -158,9 +145,8 @@ impl Attempt {
     pub fn begun(config: AttemptConfig, now: WallTime) -> Self {
         let mut attempt = Self { fired: true, speculate_at: None, ..Self::new(config) };
         if config.strategy.traits().speculates {
-            let tsval = config.tsval(now);
             // One may have left by now, and the peer's may be the answer to a SYN it never saw.
-            attempt.exchange.speculate(tsval);
+            attempt.exchange.speculate(tsval(now));
         }
         attempt.schedule(now);
         attempt
@@ -188,12 +174,12 @@ impl Attempt {
 
     /// What leaves first, with timestamp value of `now`.
     pub fn first(&self, now: WallTime) -> Segment {
-        self.exchange.first(self.config.tsval(now))
+        self.exchange.first(tsval(now))
     }
 
     /// The SYN-ACK that nobody asked for, where the strategy has one.
     pub fn unasked_syn_ack(&self, now: WallTime) -> Option<Segment> {
-        self.exchange.clone().speculate(self.config.tsval(now))
+        self.exchange.clone().speculate(tsval(now))
     }
 
     /// Whether the peer was heard here and its acknowledgment is awaited, or has come.
@@ -233,7 +219,7 @@ impl Attempt {
             return "after the end";
         }
         let was_answering = self.exchange.is_answering();
-        let reaction = self.exchange.receive(segment, self.config.tsval(now));
+        let reaction = self.exchange.receive(segment, tsval(now));
         self.evidence.count(segment, &reaction);
         match reaction {
             Reaction::Ignored(what)
@@ -302,7 +288,7 @@ impl Attempt {
             self.push_opener(opener, Purpose::Opener, now);
         }
         if self.speculate_at.take_if(|at| *at <= now).is_some() {
-            let segment = self.exchange.speculate(self.config.tsval(now));
+            let segment = self.exchange.speculate(tsval(now));
             self.outputs
                 .extend(segment.map(|segment| Output::Transmit(segment, Purpose::UnaskedSynAck)));
         }
@@ -320,9 +306,9 @@ impl Attempt {
                 // A router of the peer's that resets have closed lets in what crosses its own SYN,
                 // and of that it takes a SYN only.
                 Purpose::Retransmission if !(self.in_step && self.exchange.is_answering()) => {
-                    self.exchange.retransmission(nth, self.config.tsval(now))
+                    self.exchange.retransmission(nth, tsval(now))
                 }
-                _ => Some(self.exchange.first(self.config.tsval(now))),
+                _ => Some(self.exchange.first(tsval(now))),
             };
             self.outputs.extend(segment.map(|segment| Output::Transmit(segment, purpose)));
             self.evidence.sent += 1;
@@ -362,8 +348,7 @@ impl Attempt {
         if self.exchange.is_answering() && purpose == Purpose::Opener {
             return;
         }
-        let syn =
-            Segment { hop_limit: opener.hop_limit, ..self.exchange.first(self.config.tsval(now)) };
+        let syn = Segment { hop_limit: opener.hop_limit, ..self.exchange.first(tsval(now)) };
         self.outputs.push_back(Output::Transmit(syn, purpose));
     }
 
@@ -414,6 +399,12 @@ impl Purpose {
             Self::Retransmission => "retransmission",
         }
     }
+}
+
+/// Our timestamp value, RFC 7323: milliseconds of the wall clock, so that one punch after the
+/// other on one port pair never goes back in time, whoever made it.
+pub fn tsval(now: WallTime) -> u32 {
+    (now.unix_ns() / 1_000_000) as u32
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! It differs from a kernel's in what a hole punch needs: it never answers with a reset, a reset
 //! never ends it, and a peer that starts anew is met anew.
 
-use super::attempt::OWN_BITS;
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
 
@@ -41,6 +40,27 @@ pub struct Offer {
     /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks. Between
     /// two ends that race several tuples, the one with the larger window nominates.
     pub window: u16,
+    /// With a key, the lowest [`Offer::MARK_BITS`] of the timestamps in our SYNs and SYN-ACKs: both
+    /// ends start at one number then, and by these and the window we know what is our own.
+    pub mark: u8,
+}
+
+impl Offer {
+    /// So many bits of [`Offer::mark`] count.
+    pub const MARK_BITS: u32 = 3;
+    const MARK: u32 = (1 << Self::MARK_BITS) - 1;
+
+    /// The timestamp value with our mark, some milliseconds behind the clock: what the kernel sends
+    /// later must never seem to be older (RFC 7323 section 5, PAWS).
+    pub(super) fn marked(&self, tsval: u32) -> u32 {
+        tsval.wrapping_sub(Self::MARK + 1) & !Self::MARK | u32::from(self.mark) & Self::MARK
+    }
+
+    /// Whether this segment, which starts where ours do, offers just what we do.
+    pub(super) fn is_ours(&self, segment: &Segment) -> bool {
+        let marked = |(theirs, _): (u32, u32)| (theirs ^ u32::from(self.mark)) & Self::MARK == 0;
+        segment.window == self.window && segment.options.timestamps.is_none_or(marked)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +183,10 @@ impl Handshake {
     /// numbers leaves that one alone, and the peer knows us by it. Repeating it later would be too
     /// late: a router that has seen our answers lets no SYN in any more.
     pub fn syn(&self, tsval: u32) -> Segment {
-        let said = self.expected_irs.map_or(0, |_| self.iss.0);
+        let timestamps = match self.expected_irs {
+            Some(_) => (self.offer.marked(tsval), self.iss.0),
+            None => (tsval, 0),
+        };
         Segment {
             tuple: self.tuple,
             hop_limit: DEFAULT_HOP_LIMIT,
@@ -177,7 +200,7 @@ impl Handshake {
                 mss: Some(self.offer.mss),
                 window_scale: Some(self.offer.window_scale),
                 sack_permitted: true,
-                timestamps: Some((tsval, said)),
+                timestamps: Some(timestamps),
             },
             payload: Vec::new(),
         }
@@ -256,7 +279,7 @@ impl Handshake {
         if !self.is_expected(original) {
             return Reaction::WrongKey("SYN from somebody without the key");
         }
-        if self.is_own(segment, tsval) {
+        if self.is_own(segment) {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
@@ -287,14 +310,10 @@ impl Handshake {
         Reaction::Answered { tcb, answers, window: segment.window, what }
     }
 
-    /// With a key both ends start at one number, without ours is random: the same window and the
-    /// same bits of the timestamp as well are no coincidence.
-    fn is_own(&self, segment: &Segment, tsval: u32) -> bool {
+    /// Without a key our number is random, and nobody else's. With one it is the peer's, too.
+    fn is_own(&self, segment: &Segment) -> bool {
         let keyed = self.expected_irs.is_some();
-        let ours = |(theirs, _)| (tsval ^ theirs) & OWN_BITS == 0;
-        let same =
-            || segment.window == self.offer.window && segment.options.timestamps.is_none_or(ours);
-        segment.seq == self.iss && (!keyed || same())
+        segment.seq == self.iss && (!keyed || self.offer.is_ours(segment))
     }
 
     fn peer_syn_ack(&mut self, segment: &Segment, ack: Seq, tsval: u32) -> Reaction {
@@ -324,7 +343,7 @@ impl Handshake {
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.
     fn peer_is_there(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        if self.is_own(segment, tsval) {
+        if self.is_own(segment) {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
         let mut peer = PeerSyn::from(segment);
@@ -383,11 +402,10 @@ impl Handshake {
         // As a listener does (RFC 7323 section 2.2): offer back what was offered.
         segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
         segment.options.sack_permitted &= peer.options.sack_permitted;
-        let said = segment.options.timestamps.map_or(0, |(_, said)| said);
-        segment.options.timestamps = peer
-            .options
-            .timestamps
-            .map(|(theirs, _)| (tsval, if said == 0 { theirs } else { said }));
+        if let (Some((_, echo)), None) = (&mut segment.options.timestamps, self.expected_irs) {
+            *echo = peer.options.timestamps.map_or(0, |(theirs, _)| theirs);
+        }
+        segment.options.timestamps = peer.options.timestamps.and(segment.options.timestamps);
         segment
     }
 

@@ -1,7 +1,6 @@
 //! A connection that begins in its middle: both ends know both sequence numbers, no SYN is sent,
 //! and routers that pick connections up (netfilter's `nf_conntrack_tcp_loose`) let its ACKs pass.
 
-use super::attempt::OWN_BITS;
 use super::handshake::{Offer, Reaction};
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
 use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
@@ -21,7 +20,7 @@ pub struct MidStream {
     tuple: Tuple,
     iss: Seq,
     expected_irs: [Seq; 3],
-    window: u16,
+    offer: Offer,
     heard: Option<Seq>,
     established: bool,
 }
@@ -30,14 +29,15 @@ impl MidStream {
     /// A connection on which nothing has been sent. `expected_irs`: where the peer may start, the
     /// likeliest number first.
     pub fn new(tuple: Tuple, iss: Seq, offer: Offer, expected_irs: [Seq; 3]) -> Self {
-        Self { tuple, iss, expected_irs, window: offer.window, heard: None, established: false }
+        Self { tuple, iss, expected_irs, offer, heard: None, established: false }
     }
 
     /// The probe. Its window is not scaled: as in a SYN, it tells who nominates.
     pub fn probe(&self, tsval: u32) -> Segment {
         let [likeliest, ..] = self.expected_irs;
         let irs = self.heard.unwrap_or(likeliest);
-        Segment { seq: self.iss, window: self.window, ..self.ack(irs, tsval, 0) }
+        let marked = self.offer.marked(tsval);
+        Segment { seq: self.iss, window: self.offer.window, ..self.ack(irs, marked, 0) }
     }
 
     /// Whether the peer was heard and its acknowledgment is awaited.
@@ -62,15 +62,11 @@ impl MidStream {
         if segment.ack != Some(self.iss + 1) {
             return Reaction::WrongKey("ACK from somebody without the key");
         }
-        let within = |irs: &&Seq| segment.seq - **irs <= u32::from(self.window);
+        let within = |irs: &&Seq| segment.seq - **irs <= u32::from(self.offer.window);
         let Some(irs) = self.expected_irs.iter().find(within).copied() else {
             return Reaction::WrongKey("ACK from somebody without the key");
         };
-        let own_bits = |(theirs, _)| (tsval ^ theirs) & OWN_BITS == 0;
-        if segment.seq == self.iss
-            && segment.window == self.window
-            && segment.options.timestamps.is_none_or(own_bits)
-        {
+        if segment.seq == self.iss && self.offer.is_ours(segment) {
             return Reaction::OwnSyn("our own probe came back");
         }
         if segment.seq == irs {
@@ -96,7 +92,7 @@ impl MidStream {
             syn: false,
             fin: false,
             rst: false,
-            window: self.window >> WINDOW_SCALE,
+            window: self.offer.window >> WINDOW_SCALE,
             options: Options { timestamps: Some((tsval, echo)), ..Options::default() },
             payload: Vec::new(),
         }
@@ -109,7 +105,7 @@ impl MidStream {
             rcv_nxt: irs + 1,
             snd_wnd: u32::from(segment.window) << shift,
             snd_wl1: segment.seq,
-            rcv_wnd: u32::from(self.window >> WINDOW_SCALE << WINDOW_SCALE),
+            rcv_wnd: u32::from(self.offer.window >> WINDOW_SCALE << WINDOW_SCALE),
             agreed: Agreed {
                 mss: MSS,
                 window_scale: Some(WindowScale { send: WINDOW_SCALE, receive: WINDOW_SCALE }),

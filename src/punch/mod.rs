@@ -14,7 +14,7 @@ mod search;
 mod strategy;
 mod tcb;
 
-pub use attempt::{Attempt, AttemptConfig, Opener, Purpose};
+pub use attempt::{Attempt, AttemptConfig, Opener, Purpose, tsval};
 pub use evidence::{Cause, Evidence};
 pub use handshake::{Handshake, Offer, Reaction};
 pub use key::Key;

@@ -292,11 +292,6 @@ impl Race {
         self.winner.unwrap_or(self.config.strategy)
     }
 
-    /// The timestamp value of what leaves now, RFC 7323.
-    pub fn tsval(&self, now: WallTime) -> u32 {
-        self.config.tsval(now)
-    }
-
     /// What a middlebox does to the connection that won, as a clause.
     pub fn remark(&self) -> Option<&'static str> {
         self.remark

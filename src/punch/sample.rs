@@ -3,7 +3,7 @@
 use super::Offer;
 use crate::wire::{Options, Segment, Seq, Tuple};
 
-pub(crate) const OFFER: Offer = Offer { mss: 1460, window_scale: 7, window: 65408 };
+pub(crate) const OFFER: Offer = Offer { mss: 1460, window_scale: 7, window: 65408, mark: 5 };
 
 pub(crate) const OPTIONS: Options = Options {
     mss: Some(1400),

@@ -117,7 +117,7 @@ impl End {
             timeout: conditions.timeout,
             iss,
             expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
-            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window },
+            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,
             seed,

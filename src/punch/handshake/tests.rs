@@ -203,7 +203,7 @@ fn with_a_key_a_syn_is_known_by_the_number_that_no_middlebox_rewrote() {
         assert!(matches!(keyed().receive(&says(stranger), NOW), Reaction::WrongKey(_)));
     }
     let mut host = keyed();
-    assert_eq!(host.syn(NOW).options.timestamps, Some((NOW, 100)));
+    assert_eq!(host.syn(NOW).options.timestamps, Some((OFFER.marked(NOW), 100)));
     assert_eq!(handshake().syn(NOW).options.timestamps, Some((NOW, 0)), "without a key as any");
     assert_eq!(answer(host.receive(&says(300), NOW)).ack, Some(Seq(778)));
     assert_eq!(completed(host.receive(&syn_ack(777, 101), NOW)).rcv_nxt, Seq(778));
@@ -215,7 +215,7 @@ fn with_a_key_a_syn_ack_says_its_number_too_where_no_syn_of_the_peer_comes_in() 
     let mut peer = Handshake::new(tuple(), Seq(300), OFFER, Some([Seq(100), Seq(1), Seq(2)]));
     let Reaction::Answered { answers, .. } = peer.receive(&syn(100), NOW) else { panic!() };
     let [reply, behind] = &answers[..] else { panic!() };
-    assert_eq!(reply.options.timestamps, Some((NOW, 300)));
+    assert_eq!(reply.options.timestamps, Some((OFFER.marked(NOW), 300)));
     assert_eq!(
         behind.options.timestamps.map(|(_, echo)| echo),
         syn(100).options.timestamps.map(|(theirs, _)| theirs)
@@ -227,6 +227,27 @@ fn with_a_key_a_syn_ack_says_its_number_too_where_no_syn_of_the_peer_comes_in() 
     let keyed = || Handshake::new(tuple(), Seq(100), OFFER, Some([Seq(300), Seq(1), Seq(2)]));
     assert!(matches!(keyed().receive(&rewritten(299), NOW), Reaction::WrongKey(_)));
     assert_eq!(completed(keyed().receive(&rewritten(300), NOW)).rcv_nxt, Seq(778));
+}
+
+/// The kernel carries the timestamps on from the clock: a segment of ours that is ahead of it would
+/// make the peer take what the kernel sends next for old (RFC 7323 section 5).
+#[test]
+fn no_segment_is_stamped_ahead_of_the_clock() {
+    let irs = [None, Some([Seq(300), Seq(1), Seq(2)])];
+    for (irs, now) in irs.into_iter().flat_map(|irs| (NOW..NOW + 16).map(move |now| (irs, now))) {
+        let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+        let mut left = vec![host.syn(now)];
+        left.extend(host.speculate(now));
+        for arrival in [syn(300), syn_ack(300, 101)] {
+            let Reaction::Answered { answers, .. } = host.receive(&arrival, now) else { panic!() };
+            left.extend(answers);
+        }
+        left.extend((0..2).filter_map(|nth| host.retransmission(nth, now)));
+        for segment in left {
+            let (stamp, _) = segment.options.timestamps.unwrap();
+            assert!(stamp <= now && now - stamp < 16, "{segment} at {now}");
+        }
+    }
 }
 
 #[test]
