@@ -3,6 +3,7 @@
 
 use super::config::Progress;
 use super::error::PunchError;
+use super::fire::is_timed;
 use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
@@ -21,6 +22,8 @@ pub(super) struct Drive {
     /// The connection that stands, or the likeliest one.
     pub(super) tuple: Tuple,
     pub(super) at: WallTime,
+    /// The moment in step with the peer for which segments are being sent.
+    pub(super) firing: Option<WallTime>,
     pub(super) race: Race,
     pub(super) sender: RawSender,
     /// In a search the first hears what answers probes, and the second the peer.
@@ -94,7 +97,10 @@ impl Drive {
                         let tsval = tsval(clock::now());
                         self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
                     }
-                    Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
+                    Output::Transmit(segment, purpose) => match self.firing {
+                        Some(due) if is_timed(purpose) => self.fire(&segment, purpose, due),
+                        _ => self.transmit(&segment, purpose),
+                    },
                     Output::Spray(segment, batch) => self.spray(&segment, &batch),
                     Output::Established(tcb) => {
                         // A segment established it, and the last one kept is that.
@@ -111,12 +117,16 @@ impl Drive {
                     }
                 }
             }
+            if self.firing.take().is_some() {
+                self.note_transmissions();
+            }
             let now = clock::now();
             if now >= self.at.before(RAISE) {
                 self.priority.get_or_insert_with(Priority::raise);
             }
             if let Some(due) = self.race.fires_at().filter(|due| now >= due.before(SPIN)) {
-                self.fire(due);
+                self.firing = Some(due);
+                self.race.handle_timeout(due);
                 progress(Progress::Fired);
                 continue;
             }

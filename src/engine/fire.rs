@@ -1,7 +1,7 @@
 //! The SYN of the instant.
 
 use super::drive::Drive;
-use crate::punch::{Output, Purpose};
+use crate::punch::Purpose;
 use crate::sys::{clock, spin_until};
 use crate::wire::{Segment, WallTime, echo_request};
 use std::time::Duration;
@@ -17,30 +17,14 @@ const STAMP_PATIENCE: Duration = Duration::from_micros(100);
 const LATE: Duration = Duration::from_millis(1);
 
 /// Whether this is sent when the peer sends the same.
-fn is_timed(purpose: Purpose) -> bool {
+pub(super) fn is_timed(purpose: Purpose) -> bool {
     matches!(purpose, Purpose::Syn | Purpose::Probe | Purpose::Retransmission)
 }
 
 impl Drive {
-    /// Spins until `due` and sends the SYN, early by what sending costs. Answers that come in
+    /// Spins until `due` and sends `syn`, early by what sending costs. Answers that come in
     /// meanwhile wait in the capture.
-    pub(super) fn fire(&mut self, due: WallTime) {
-        self.race.handle_timeout(due);
-        let outputs: Vec<_> = std::iter::from_fn(|| self.race.poll()).collect();
-        for output in outputs {
-            match output {
-                Output::Transmit(syn, purpose) if is_timed(purpose) => {
-                    self.send_on_time(&syn, purpose, due);
-                }
-                Output::Transmit(segment, purpose) => self.transmit(&segment, purpose),
-                Output::Spray(segment, batch) => self.spray(&segment, &batch),
-                Output::Prepare(_) | Output::Established(_) | Output::Expired => {}
-            }
-        }
-        self.note_transmissions();
-    }
-
-    fn send_on_time(&mut self, syn: &Segment, purpose: Purpose, due: WallTime) {
+    pub(super) fn fire(&mut self, syn: &Segment, purpose: Purpose, due: WallTime) {
         let packet = syn.to_packet();
         let cost = match self.fired.send_cost_ns {
             // Rehearsing draws ICMP messages, of which routers send few.

@@ -106,6 +106,7 @@ impl Punch {
         let mut drive = Drive {
             tuple,
             at: self.at,
+            firing: None,
             race,
             sender,
             captures,

@@ -58,6 +58,15 @@ fn an_absent_peer_whose_router_is_silent() {
 
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_timeout_at_the_very_moment_of_a_repetition_in_step() {
+    // Without an opener SYNs are repeated in step 400 ms after the instant, to the microsecond.
+    let options = ["--opener", "off", "--timeout", "400ms"];
+    let ended = punch_alone(&Pair::behind_nats(&["--nat-b", "masquerade:drop"]), &options);
+    assert_eq!(ended.status, 6, "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn an_address_that_a_router_calls_unreachable() {
     let pair = Pair::behind_nats(&[]);
     // TCP alone: on our probes it would spend all that a router says of this kind in a second.
