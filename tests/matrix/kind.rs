@@ -44,6 +44,16 @@ pub(crate) enum InboundSyn {
     BlockedLax,
 }
 
+impl Allocation {
+    /// Among how many ports one is.
+    pub(crate) fn pool(self) -> u32 {
+        match self {
+            Self::Preserving => 1,
+            Self::Stable { pool } | Self::PerDestination { pool } => pool,
+        }
+    }
+}
+
 impl Kind {
     /// Whether a port of it has to be searched: that meets other trials' mappings, too.
     pub(crate) fn is_searched(&self) -> bool {

@@ -26,10 +26,9 @@ const NOTICE: Duration = Duration::from_millis(450);
 /// Each process spins for a few milliseconds before the instant, and is done two round trips after.
 const BRIEF: Window =
     Window { before: Duration::from_millis(10), after: Duration::from_millis(40) };
-/// A search by the default budget opens 2,000 tuples at 10,000 a second, and sends its SYNs
-/// likewise; most of them end in half of that.
-const SEARCH: Window =
-    Window { before: Duration::from_millis(200), after: Duration::from_millis(120) };
+/// What a search sends in a second, and the most that it opens, by the default budget.
+const SEARCH_RATE: u32 = 10_000;
+const MOST_TUPLES: u32 = 2_000;
 /// Pause of the connect() loop: long enough for the reset to be gone from the way.
 const PAUSE_MS: u64 = 5;
 /// How often a trial is repeated whose processes were not ready.
@@ -132,10 +131,10 @@ impl<'a> Sides<'a> {
         let public = [0, 1].map(|side| address(side, ["198.51.100.1", "203.0.113.1"], bare));
         let own = [0, 1].map(|side| address(side, ["192.168.1.2", "10.0.0.2"], bare));
         let searched = pair.iter().any(|kind| kind.is_searched());
-        let (window, at_once) = if searched { (SEARCH, 1) } else { (BRIEF, at_once.max(1)) };
+        let at_once = if searched { 1 } else { at_once.max(1) };
         Self {
             timetable,
-            window,
+            window: window(pair),
             at_once,
             network,
             public,
@@ -227,6 +226,19 @@ impl<'a> Sides<'a> {
         let of = |side| model(side).unwrap_or_else(|| "preserving".to_owned());
         told.then(|| [of(side), of(1 - side)])
     }
+}
+
+/// How long a trial keeps both processors at work: a search of k tuples opens them before the
+/// instant, and mostly ends in the first half of its SYNs.
+fn window(pair: [&Kind; 2]) -> Window {
+    let [a, b] = pair.map(|kind| kind.allocation.pool());
+    if a * b == 1 {
+        return BRIEF;
+    }
+    // Three times the root makes nine matches; one side alone has to be searched in whole.
+    let tuples = (f64::from(a * b).sqrt() * 3.0).max(f64::from(a.max(b))) as u32;
+    let opening = Duration::from_secs(1) * tuples.min(MOST_TUPLES) / SEARCH_RATE;
+    Window { before: BRIEF.before + opening, after: BRIEF.after + opening / 2 }
 }
 
 /// Waits until no connection of the host's can send anything: it would be given a port.
