@@ -5,7 +5,7 @@
 //! socket. Start at [`engine::Punch`].
 //!
 //! The crate is a row of rooms; each imports only rooms to its left:
-//! `wire < nat < punch < sys < engine < cli`. The first three are pure: no clock, no randomness,
+//! `wire < nat < punch < rendezvous < sys < engine < cli`. The first four are pure: no clock, no randomness,
 //! no sockets. See `docs/ARCHITECTURE.md`.
 
 #[cfg(not(target_os = "linux"))]
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod engine;
 pub mod nat;
 pub mod punch;
+pub mod rendezvous;
 pub mod sys;
 pub mod wire;
 
