@@ -2,10 +2,22 @@
 //! what follows from it, the server's and the client's states. Pure; imports `wire`, `nat` and
 //! `punch`.
 
+mod agreement;
+mod candidate;
+mod clock;
+mod evidence;
 mod frame;
 mod message;
+mod report;
+mod role;
 
+pub use agreement::{Agreement, AgreementError, Pair, PairKind};
+pub use candidate::{Candidate, CandidateKind};
+pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, SharedModel, Taken};
+pub use evidence::{Account, Joined, Seen, joined};
 pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
 pub use message::{
     Answer, ClockTimes, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket,
 };
+pub use report::{Report, ReportError};
+pub use role::Role;
