@@ -50,15 +50,29 @@ pub struct PunchArgs {
     /// Local port and address [default: the peer's port number, address by route]
     #[arg(long, value_name = "[IP:]PORT")]
     pub local: Option<String>,
-    /// Give up this long after the instant
-    #[arg(long, value_name = "DUR", default_value = "10s", allow_hyphen_values = true)]
-    pub timeout: String,
     /// File with the shared secret: 64 hex digits or a passphrase line, mode 600
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub key: Option<PathBuf>,
     /// Environment variable with the shared secret
     #[arg(long, value_name = "NAME")]
     pub key_env: Option<OsString>,
+    /// How it is done.
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// What is written down and said.
+    #[command(flatten)]
+    pub records: RecordArgs,
+    /// Where the connection goes.
+    #[command(flatten)]
+    pub destination: DestinationArgs,
+}
+
+/// How a punch is done.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct HowArgs {
+    /// Give up this long after the instant
+    #[arg(long, value_name = "DUR", default_value = "10s", allow_hyphen_values = true)]
+    pub timeout: String,
     /// Ways to meet, with commas between: auto, or any of syn, syn-ack, mid-stream (the last two
     /// need a key)
     #[arg(long, value_name = "LIST", default_value = "auto")]
@@ -90,23 +104,55 @@ pub struct PunchArgs {
     /// How long before the instant the opener leaves
     #[arg(long, value_name = "DUR", default_value = "250ms", allow_hyphen_values = true)]
     pub opener_lead: String,
+}
 
+/// What is written down and said.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Records")]
+pub struct RecordArgs {
     /// Write every packet sent and received as pcapng
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub pcap: Option<PathBuf>,
     /// Write the attempt as JSON; - writes to standard error
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub report: Option<PathBuf>,
     /// Draw the attempt as a sequence diagram
-    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath, help_heading = "Records")]
+    #[arg(long, value_name = "FILE.svg", value_hint = ValueHint::FilePath)]
     pub ladder: Option<PathBuf>,
     /// Say only errors
-    #[arg(short, long, conflicts_with = "verbose", help_heading = "Records")]
+    #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Say more; -vv names every packet
-    #[arg(short, long, action = ArgAction::Count, help_heading = "Records")]
+    #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
+}
 
+/// What leads to the server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServerArgs {
+    /// The rendezvous server [default: the environment's TCP_PUNCH_SERVER]
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub server: Option<String>,
+}
+
+/// Meets a peer under a code.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct MeetArgs {
+    /// The peer's code, as in 7-guitar-umbrella; none makes one and prints it
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+    /// Where both meet.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Do not have the peer prove itself on the connection
+    #[arg(long)]
+    pub no_proof: bool,
+    /// How it is done.
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// What is written down and said.
+    #[command(flatten)]
+    pub records: RecordArgs,
     /// Where the connection goes.
     #[command(flatten)]
     pub destination: DestinationArgs,
@@ -146,6 +192,8 @@ pub struct DestinationArgs {
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Meet whoever uses the same code at a server, and punch: nobody types an address or an instant
+    Meet(Box<MeetArgs>),
     /// Check kernel, capabilities, clock and firewall; name the command that mends each
     Doctor {
         /// Print JSON

@@ -7,9 +7,11 @@ pub mod destination;
 pub mod doctor;
 pub mod endpoint;
 pub mod exit;
+pub mod how;
 pub mod interrupt;
 pub mod ladder;
 pub mod log;
+pub mod meet;
 pub mod model;
 pub mod opener;
 pub mod outcome;
@@ -17,6 +19,7 @@ pub mod punch;
 pub mod race;
 pub mod records;
 pub mod secret;
+pub mod server;
 pub mod span;
 pub mod stun;
 pub mod usage;
@@ -47,9 +50,14 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return end(Err(usage::condense(&error))),
     };
-    log::start(log::level(args.punch.quiet, args.punch.verbose));
+    let records = match &args.command {
+        Some(Command::Meet(meet)) => &meet.records,
+        _ => &args.punch.records,
+    };
+    log::start(log::level(records.quiet, records.verbose));
     end(match &args.command {
         None => punch::punch(&args.punch, now),
+        Some(Command::Meet(args)) => meet::meet(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),

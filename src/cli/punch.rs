@@ -1,13 +1,12 @@
 //! The main form: from arguments to a punch.
 
-use super::args::PunchArgs;
+use super::args::{PunchArgs, RecordArgs};
 use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
+use super::how::{self, How};
 use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{
-    Failure, Status, choice, endpoint, model, opener, outcome, race, secret, span, stun, when,
-};
+use super::{Failure, Status, choice, endpoint, outcome, secret, stun, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::nat::PortModel;
 use crate::punch::Key;
@@ -17,7 +16,6 @@ use crate::wire::WallTime;
 use nix::unistd::geteuid;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 /// Everything that a punch needs, judged and open, before the first packet.
 #[derive(Debug)]
@@ -50,7 +48,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     // Open until the punch is over: their mappings are those that it uses.
     let mut held = None;
     if let Some((servers, theirs)) = survey {
-        let (ours, connections) = stun::measure(&servers, &punch, args.quiet)?;
+        let (ours, connections) = stun::measure(&servers, &punch, args.records.quiet)?;
         punch = punch.models(ours, theirs);
         held = Some(connections);
     }
@@ -59,7 +57,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     })?);
     let mut countdown = Countdown::on_stderr();
     let punched = punch.run(&mut |progress| match progress {
-        Progress::Planned(plan) if !args.quiet => eprintln!("tcp-punch: {plan}"),
+        Progress::Planned(plan) if !args.records.quiet => eprintln!("tcp-punch: {plan}"),
         Progress::Planned(_) => {}
         Progress::Waiting(remaining) => countdown.tick(remaining),
         Progress::Fired => countdown.clear(),
@@ -70,7 +68,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
         Ok(connection) => {
             // The program that gets the connection shall die of signals as any other does.
             drop(signals);
-            if !args.quiet {
+            if !args.records.quiet {
                 eprintln!("{}", outcome::line(&connection.report));
             }
             records.write(&connection.report);
@@ -110,40 +108,14 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         .as_deref()
         .ok_or_else(|| missing("--at", "the same instant on both ends, as in --at every:10s"))?;
     let at = when::resolve(when::parse(at)?, now)?;
-    let timeout = span::parse("--timeout", &args.timeout)?;
-    if timeout.is_zero() {
-        return Err(Failure::usage(
-            "--timeout is zero",
-            "give the peer's packets time to arrive, as in --timeout 10s",
-        ));
-    }
-    let lead = span::parse("--opener-lead", &args.opener_lead)?;
-    if lead > LONGEST_LEAD {
-        return Err(Failure::usage(
-            format!("--opener-lead {} is too long", span::say(lead)),
-            "give at most 1m: routers forget a half-open connection after two minutes",
-        ));
-    }
-    let opener = opener::parse(&args.opener)?;
-    let strategies =
-        race::strategies(&args.strategy, args.key.is_some() || args.key_env.is_some())?;
-    let spread = race::spread(&args.spread)?;
-    let models = model::both(args.nat_model.as_deref(), args.peer_model.as_deref())?;
-    if args.stun.len() > MOST_SERVERS {
-        return Err(Failure::usage(
-            format!("--stun names {} servers", args.stun.len()),
-            format!("name at most {MOST_SERVERS}: two that have two addresses tell everything"),
-        ));
-    }
-    let budget = args.budget.as_deref().map(model::budget).transpose()?;
+    let how = how::judge(&args.how, args.key.is_some() || args.key_env.is_some())?;
     let destination = choice::destination(&args.destination)?;
-    distinct(args)?;
+    distinct(&args.records)?;
     let key = key(args)?;
     let local = args.local.as_deref().map(endpoint::local).transpose()?;
     let peer = endpoint::peer(peer, local.and_then(|local| local.ip))?;
     let local_ip = local.and_then(|local| local.ip);
-    let servers = args.stun.iter().map(|server| stun::server(server, local_ip));
-    let servers: Vec<_> = servers.collect::<Result<_, _>>()?;
+    let servers = how::stun_servers(&args.how, local_ip)?;
     // Resolving a name may have taken its time.
     when::check(at, clock::now().max(now))?;
     let mut destination = destination.prepare().map_err(|error| destination_failure(&error))?;
@@ -152,14 +124,15 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     }
     capability::require().map_err(|error| privilege(&error))?;
 
-    let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(lead);
-    punch = punch.strategies(strategies).spread(spread).budget(budget.unwrap_or_default());
+    let How { timeout, opener_lead, opener, strategies, spread, models, budget, anyway } = how;
+    let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(opener_lead);
+    punch = punch.strategies(strategies).spread(spread).budget(budget);
     let theirs = models.as_ref().map_or(PortModel::Preserving, |(_, theirs)| theirs.clone());
     let survey = (!servers.is_empty()).then_some((servers, theirs));
     if let Some((ours, theirs)) = models {
         punch = punch.models(ours, theirs);
     }
-    if args.anyway {
+    if anyway {
         punch = punch.anyway();
     }
     if let Some(local) = local {
@@ -171,10 +144,10 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     if let Some(key) = key {
         punch = punch.key(key);
     }
-    if let Some(path) = &args.pcap {
+    if let Some(path) = &args.records.pcap {
         punch = punch.pcap(records::create("--pcap", path)?);
     }
-    let records = Records::open(args.report.as_deref(), args.ladder.as_deref())?;
+    let records = Records::open(args.records.report.as_deref(), args.records.ladder.as_deref())?;
     Ok(Ready { punch, destination, records, survey })
 }
 
@@ -182,7 +155,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
 ///
 /// # Errors
 /// A privilege failure.
-fn narrow(low_ports: bool) -> Result<(), Failure> {
+pub(super) fn narrow(low_ports: bool) -> Result<(), Failure> {
     let mut later = Vec::new();
     if geteuid().is_root() {
         later.extend(capability::CHANGING_USER);
@@ -192,11 +165,6 @@ fn narrow(low_ports: bool) -> Result<(), Failure> {
     }
     capability::narrow(&later).map_err(|error| privilege(&error))
 }
-
-/// Nobody needs more to know a router, and each is asked some ten times.
-const MOST_SERVERS: usize = 8;
-/// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.
-const LONGEST_LEAD: Duration = Duration::from_secs(60);
 
 fn key(args: &PunchArgs) -> Result<Option<Key>, Failure> {
     match (&args.key, &args.key_env) {
@@ -211,7 +179,7 @@ fn key(args: &PunchArgs) -> Result<Option<Key>, Failure> {
 }
 
 /// Two records in one file would overwrite each other.
-fn distinct(args: &PunchArgs) -> Result<(), Failure> {
+pub(super) fn distinct(args: &RecordArgs) -> Result<(), Failure> {
     let files: Vec<(&str, &Path)> =
         [("--pcap", &args.pcap), ("--report", &args.report), ("--ladder", &args.ladder)]
             .into_iter()
@@ -245,7 +213,7 @@ pub fn destination_failure(error: &DestinationError) -> Failure {
     Failure::new(status, error, error.advice())
 }
 
-fn privilege(error: &CapabilityError) -> Failure {
+pub(super) fn privilege(error: &CapabilityError) -> Failure {
     let todo = match error {
         CapabilityError::Missing { setcap, .. } if !setcap.is_empty() => {
             format!("run it with sudo, or once: {setcap}")

@@ -36,6 +36,7 @@ pub struct Punch {
     pub(crate) anyway: bool,
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
+    pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) pcap: Option<File>,
     pub(crate) interrupt: Option<OwnedFd>,
 }
@@ -69,6 +70,7 @@ impl Punch {
             anyway: false,
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
+            usual_hop_limit: None,
             pcap: None,
             interrupt: None,
         }
@@ -163,6 +165,13 @@ impl Punch {
     /// How long before the instant the opener leaves.
     pub fn opener_lead(mut self, lead: Duration) -> Self {
         self.opener_lead = lead;
+        self
+    }
+
+    /// The opener's hop limit where the instant is too near to wait for probes: as found on the way
+    /// to somebody else, for our own routers are the first on every way.
+    pub fn usual_hop_limit(mut self, hop_limit: u8) -> Self {
+        self.usual_hop_limit = Some(hop_limit);
         self
     }
 

@@ -177,6 +177,11 @@ impl Drive {
                     }
                     let round_trip = self.probed_at.until(at);
                     self.one_way = self.one_way.max(Some(round_trip / 2));
+                    let decided =
+                        self.prober.as_ref().is_none_or(|prober| prober.poll_timeout().is_none());
+                    if let (Some(one_way), true) = (self.one_way, decided) {
+                        self.race.set_one_way(one_way);
+                    }
                     "answer to a probe"
                 }
             };

@@ -1,9 +1,12 @@
 //! Finds the opener's hop limit: echo requests with rising hop limits, all at once.
 
+use super::error::PunchError;
 use crate::nat::{NoOpener, Path};
 use crate::punch::Opener;
+use crate::sys::{Capture, RawSender, Route, clock, wait_readable};
 use crate::wire::{Icmp, Quote, WallTime, echo_request};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// One run of probes and what it has drawn so far.
@@ -13,6 +16,8 @@ pub(super) struct Prober {
     pub(super) path: Path,
     decide_at: WallTime,
     pub(super) why: String,
+    /// The hop limit if no answer comes in time.
+    pub(super) usual: Option<u8>,
     decided: bool,
 }
 
@@ -28,7 +33,14 @@ impl Prober {
     /// a little longer.
     pub(super) fn new(id: u16, local: IpAddr, now: WallTime, at: WallTime, lead: Duration) -> Self {
         let decide_at = at.before(lead).max(now.after(PATIENCE).min(at.before(LAST_CALL)));
-        Self { id, path: Path::new(local), decide_at, why: String::new(), decided: false }
+        Self {
+            id,
+            path: Path::new(local),
+            decide_at,
+            why: String::new(),
+            usual: None,
+            decided: false,
+        }
     }
 
     /// The probes, as whole packets.
@@ -60,7 +72,12 @@ impl Prober {
             return None;
         }
         self.decided = true;
-        match self.path.opener_hop_limit() {
+        let limit = self.path.opener_hop_limit();
+        if let (Err(_), None, Some(hop_limit)) = (limit, self.path.peer_distance(), self.usual) {
+            self.why = format!("hop {hop_limit} is the first past the outermost NAT elsewhere");
+            return Some(Opener { hop_limit, at: self.decide_at });
+        }
+        match limit {
             Ok(hop_limit) => {
                 self.why = format!("hop {hop_limit} is the first past the outermost NAT");
                 if let Some(distance) = self.path.peer_distance() {
@@ -74,6 +91,36 @@ impl Prober {
                 None
             }
         }
+    }
+}
+
+/// The routers on the way from `local` towards `remote`, for which their answers are awaited so
+/// long at most.
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW; the routing table's.
+pub(super) fn walk(local: IpAddr, remote: IpAddr, patience: Duration) -> Result<Path, PunchError> {
+    let began = clock::now();
+    let route = Route::to(remote, Some(local))?;
+    let mut capture = Capture::new(route.interface_index, &[], remote)?;
+    let mut sender = RawSender::new(local, remote)?;
+    let id = getrandom::u32().unwrap_or(1) as u16;
+    let mut prober = Prober::new(id, local, began, began.after(patience), Duration::ZERO);
+    for probe in prober.probes(local, remote) {
+        sender.send(&probe)?;
+    }
+    let deadline = began.after(patience);
+    loop {
+        while let Some(captured) = capture.receive()? {
+            if let Some(icmp) = Icmp::parse(captured.packet) {
+                prober.handle(&icmp);
+            }
+        }
+        let now = clock::now();
+        if now >= deadline || prober.path.peer_distance().is_some() {
+            return Ok(prober.path);
+        }
+        wait_readable(&[capture.as_fd()], None, now.until(deadline))?;
     }
 }
 

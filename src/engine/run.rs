@@ -134,6 +134,9 @@ impl Punch {
         };
         let lead = self.opener_lead.max(lead.unwrap_or_default());
         drive.plan_opener(self.opener, lead, route.on_link, (random >> 32) as u16);
+        if let Some(prober) = &mut drive.prober {
+            prober.usual = self.usual_hop_limit;
+        }
         Ok(drive)
     }
 }

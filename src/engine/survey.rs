@@ -172,6 +172,28 @@ impl Survey {
         conclude(first, round)
     }
 
+    /// Asks each of these servers from each of these local ports, one question right after the
+    /// other, for who cannot wait for a second round. `tell` hears each sample as soon as it is
+    /// there. The first port's connections stay open as long as the caller likes.
+    ///
+    /// # Errors
+    /// As [`Survey::run`].
+    pub fn run_at_once(
+        self,
+        questions: &[(u16, SocketAddr)],
+        tell: &mut dyn FnMut(Sample),
+    ) -> Result<(Vec<Sample>, Held), SurveyError> {
+        let first = *self.sources.first().ok_or(SurveyError::NoSource)?;
+        let mut round = Round::new(self.timeout);
+        let tuples = questions.iter().map(|(port, server)| (self.local(*port, *server), *server));
+        round.ask_aloud(tuples, &mut |question, binding| {
+            if !question.repeated {
+                tell(question.sample(binding));
+            }
+        })?;
+        conclude(first, round)
+    }
+
     fn reachable_servers(&self) -> Result<Vec<SocketAddr>, SurveyError> {
         let server = *self.servers.first().ok_or(SurveyError::NoServer)?;
         let same = |ip: IpAddr, server: &SocketAddr| ip.is_ipv4() == server.is_ipv4();
@@ -223,12 +245,7 @@ fn conclude(first: u16, mut round: Round) -> Result<(Vec<Sample>, Held), SurveyE
     let samples: Vec<Sample> = round
         .answers()
         .filter(|(question, _)| !(sure && question.repeated))
-        .map(|(question, binding)| Sample {
-            at: question.at,
-            local: question.local,
-            destination: question.destination,
-            external: binding.external,
-        })
+        .map(|(question, binding)| question.sample(binding))
         .collect();
     if samples.is_empty() {
         let error = round.errors().next().map(|(_, error)| error.clone());

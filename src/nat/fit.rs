@@ -26,6 +26,9 @@ use area::Area;
 /// Parts of the whole less likely than this are left out. There are some 1,500 hypotheses.
 const NEGLIGIBLE: f64 = 1e-8;
 
+/// A model less likely than this is not reckoned with.
+const UNLIKELY: f64 = 0.02;
+
 /// A mapping, as a server told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -246,6 +249,21 @@ impl Fit {
             None => PortPool::new(ports.iter().map(|port| *port..=*port)),
         };
         PortModel::StableRandom(pool.unwrap_or_default())
+    }
+
+    /// As [`Fit::model_for`], but where one mapping for all destinations is merely the likeliest
+    /// of what cannot be told apart, the next likeliest: a search finds a stable port as well, and
+    /// who counts on one fails where it is not.
+    pub fn prudent_model(&self, source: u16, when: WallTime) -> PortModel {
+        let model = self.model_for(source, when);
+        if model != PortModel::Stable || !self.unknown.contains(&Unknown::WhetherStable) {
+            return model;
+        }
+        let other = self.alternatives.iter().find(|(other, _)| *other != PortModel::Stable);
+        match other {
+            Some((other, probability)) if *probability > UNLIKELY => other.clone(),
+            _ => model,
+        }
     }
 
     /// Where an internal port was mapped last.

@@ -3,7 +3,7 @@
 use super::candidate::{Candidate, CandidateKind, common_prefix};
 use super::clock::{ClockEstimate, ServerTime, SharedModel};
 use super::report::{Report, seconds};
-use super::role::Role;
+use super::secrets::Role;
 use crate::nat::PortModel;
 use crate::punch::{Budget, End, Strategies};
 use crate::wire::Scope;

@@ -17,14 +17,11 @@ pub enum Request {
         /// The client's clock when this left; it comes back as it is.
         sent_ns: i64,
     },
-    /// Asks for a meeting place with a number that nobody uses, and waits there. Answered by
-    /// [`Answer::Allocated`], then [`Answer::Met`] as soon as the peer is there.
-    Allocate {
-        /// The first message of the key exchange, for the peer.
-        opening: Vec<u8>,
-    },
+    /// Asks for a meeting place with a number that nobody uses. Answered by
+    /// [`Answer::Allocated`]; the place is kept until this client joins it, or leaves.
+    Allocate,
     /// Goes to a meeting place. Who comes first waits; the second meets it at once; there is no
-    /// third.
+    /// third. [`Answer::Met`] follows when both are there.
     Join {
         /// Where.
         place: Place,

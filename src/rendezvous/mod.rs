@@ -5,19 +5,31 @@
 mod agreement;
 mod candidate;
 mod clock;
+mod code;
 mod evidence;
+mod exchange;
 mod frame;
+mod identity;
 mod message;
+mod noise;
 mod report;
-mod role;
+mod secrets;
+mod seed;
+mod session;
+mod told;
 
 pub use agreement::{Agreement, AgreementError, Pair, PairKind};
 pub use candidate::{Candidate, CandidateKind};
 pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, SharedModel, Taken};
-pub use evidence::{Account, Joined, Seen, joined};
+pub use code::{Code, CodeError};
+pub use evidence::{Account, Joined, NoAccount, Seen, joined};
+pub use exchange::{Exchange, ExchangeError};
 pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
+pub use identity::{Challenge, Identity, KeyError};
 pub use message::{
     Answer, ClockTimes, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket,
 };
 pub use report::{Report, ReportError};
-pub use role::Role;
+pub use secrets::{NotSealed, Role, Secrets};
+pub use session::{Event, Purpose, Session, SessionError};
+pub use told::{NotTold, Told};

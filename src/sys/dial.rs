@@ -70,6 +70,19 @@ impl Dial {
         self.0.take_error()?.map_or(Ok(()), Err)
     }
 
+    /// Whether the connection stands already.
+    ///
+    /// # Errors
+    /// As [`Dial::outcome`].
+    pub fn is_connected(&self) -> io::Result<bool> {
+        self.outcome()?;
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Our end of it.
     ///
     /// # Errors

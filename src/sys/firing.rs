@@ -33,8 +33,30 @@ pub fn wait_readable(
     interrupt: Option<BorrowedFd<'_>>,
     timeout: Duration,
 ) -> Result<bool, CallFailed> {
-    let mut fds: Vec<PollFd<'_>> =
-        sockets.iter().chain(&interrupt).map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    wait(sockets.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect(), interrupt, timeout)
+}
+
+/// Likewise, or until `socket` is connected and has room for what is to be sent.
+///
+/// # Errors
+/// As [`wait_readable`].
+pub fn wait_writable(
+    socket: BorrowedFd<'_>,
+    sockets: &[BorrowedFd<'_>],
+    interrupt: Option<BorrowedFd<'_>>,
+    timeout: Duration,
+) -> Result<bool, CallFailed> {
+    let read = sockets.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+    let write = PollFd::new(socket, PollFlags::POLLIN | PollFlags::POLLOUT);
+    wait(read.chain([write]).collect(), interrupt, timeout)
+}
+
+fn wait<'a>(
+    mut fds: Vec<PollFd<'a>>,
+    interrupt: Option<BorrowedFd<'a>>,
+    timeout: Duration,
+) -> Result<bool, CallFailed> {
+    fds.extend(interrupt.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
     match ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno).named("ppoll"),

@@ -49,6 +49,17 @@ pub enum RouteError {
     Call(#[from] CallFailed),
 }
 
+/// This host's IPv6 addresses that reach beyond its own network, one of each interface: those of
+/// 2000::/3 (RFC 4291 section 2.5.4).
+pub fn global_ipv6() -> Vec<IpAddr> {
+    let global = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] >> 13 == 1);
+    let of = |interface: NetworkInterface| {
+        let usable = interface.is_up() && !interface.is_loopback();
+        interface.ips.iter().map(|own| own.ip()).find(|ip| usable && global(ip))
+    };
+    datalink::interfaces().into_iter().filter_map(of).collect()
+}
+
 impl Route {
     /// The way to `peer`, from `local_ip` if given. Nothing is sent.
     ///

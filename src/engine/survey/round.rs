@@ -1,5 +1,6 @@
 //! Questions to STUN servers, sent in a known order and answered in any.
 
+use super::Sample;
 use super::error::SurveyError;
 use crate::sys::{CallFailed, Dial, clock};
 use crate::wire::WallTime;
@@ -72,6 +73,15 @@ impl Round {
         &mut self,
         tuples: impl IntoIterator<Item = (SocketAddr, SocketAddr)>,
     ) -> Result<(), SurveyError> {
+        self.ask_aloud(tuples, &mut |_, _| {})
+    }
+
+    /// Likewise, and tells of each answer as soon as it is there.
+    pub(super) fn ask_aloud(
+        &mut self,
+        tuples: impl IntoIterator<Item = (SocketAddr, SocketAddr)>,
+        tell: &mut dyn FnMut(&Question, &Binding),
+    ) -> Result<(), SurveyError> {
         let mut queue: VecDeque<_> = tuples.into_iter().collect();
         let mut due = Instant::now();
         loop {
@@ -96,7 +106,7 @@ impl Round {
                 self.give_up();
                 return Ok(());
             }
-            self.wait(until.saturating_duration_since(now))?;
+            self.wait(until.saturating_duration_since(now), tell)?;
         }
     }
 
@@ -147,7 +157,11 @@ impl Round {
     }
 
     /// Waits for the first answers, and takes them.
-    fn wait(&mut self, most: Duration) -> Result<(), SurveyError> {
+    fn wait(
+        &mut self,
+        most: Duration,
+        tell: &mut dyn FnMut(&Question, &Binding),
+    ) -> Result<(), SurveyError> {
         let mut ready = Vec::new();
         {
             let mut waiting = Vec::new();
@@ -175,7 +189,11 @@ impl Round {
             }
         }
         for place in ready {
-            self.questions[place].proceed();
+            let question = &mut self.questions[place];
+            question.proceed();
+            if let Stage::Over(Ok((binding, _))) = &question.stage {
+                tell(question, binding);
+            }
         }
         Ok(())
     }
@@ -192,6 +210,11 @@ impl Question {
         let local = dial.as_ref().and_then(|dial| dial.local().ok()).unwrap_or(local);
         tracing::debug!("asking {destination} from {local}");
         Self { at, local, destination, repeated: false, dial, asked, stage }
+    }
+
+    pub(super) fn sample(&self, binding: &Binding) -> Sample {
+        let Self { at, local, destination, .. } = *self;
+        Sample { at, local, destination, external: binding.external }
     }
 
     fn meets_predecessor(&self) -> bool {

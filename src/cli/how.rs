@@ -1,0 +1,77 @@
+//! How a punch is done: the options that every form of it has.
+
+use super::args::HowArgs;
+use super::{Failure, model, opener, race, span, stun};
+use crate::engine::Opener;
+use crate::nat::PortModel;
+use crate::punch::{Budget, Strategies};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// The options, judged.
+#[derive(Debug)]
+pub struct How {
+    /// Patience after the instant.
+    pub timeout: Duration,
+    /// The opener leaves so long before the instant.
+    pub opener_lead: Duration,
+    /// Its hop limit.
+    pub opener: Opener,
+    /// What is raced.
+    pub strategies: Strategies,
+    /// How many consecutive ports.
+    pub spread: u16,
+    /// Ours and the peer's, if either was given.
+    pub models: Option<(PortModel, PortModel)>,
+    /// What a search may cost.
+    pub budget: Budget,
+    /// Whether it is begun however unlikely success is.
+    pub anyway: bool,
+}
+
+/// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.
+const LONGEST_LEAD: Duration = Duration::from_secs(60);
+/// Nobody needs more to know a router, and each is asked some ten times.
+const MOST_SERVERS: usize = 8;
+
+/// Judges the options of an end that has a key or has none.
+///
+/// # Errors
+/// Usage failures.
+pub fn judge(args: &HowArgs, key: bool) -> Result<How, Failure> {
+    let timeout = span::parse("--timeout", &args.timeout)?;
+    if timeout.is_zero() {
+        return Err(Failure::usage(
+            "--timeout is zero",
+            "give the peer's packets time to arrive, as in --timeout 10s",
+        ));
+    }
+    let opener_lead = span::parse("--opener-lead", &args.opener_lead)?;
+    if opener_lead > LONGEST_LEAD {
+        return Err(Failure::usage(
+            format!("--opener-lead {} is too long", span::say(opener_lead)),
+            "give at most 1m: routers forget a half-open connection after two minutes",
+        ));
+    }
+    let opener = opener::parse(&args.opener)?;
+    let strategies = race::strategies(&args.strategy, key)?;
+    let spread = race::spread(&args.spread)?;
+    let models = model::both(args.nat_model.as_deref(), args.peer_model.as_deref())?;
+    if args.stun.len() > MOST_SERVERS {
+        return Err(Failure::usage(
+            format!("--stun names {} servers", args.stun.len()),
+            format!("name at most {MOST_SERVERS}: two that have two addresses tell everything"),
+        ));
+    }
+    let budget = args.budget.as_deref().map(model::budget).transpose()?.unwrap_or_default();
+    let anyway = args.anyway;
+    Ok(How { timeout, opener_lead, opener, strategies, spread, models, budget, anyway })
+}
+
+/// Resolves the STUN servers, of the IP version of `local` where it is given.
+///
+/// # Errors
+/// A usage failure.
+pub fn stun_servers(args: &HowArgs, local: Option<IpAddr>) -> Result<Vec<SocketAddr>, Failure> {
+    args.stun.iter().map(|server| stun::server(server, local)).collect()
+}

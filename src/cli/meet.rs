@@ -1,0 +1,160 @@
+//! `tcp-punch meet`: the same code on both sides, and the connection stands.
+
+use super::args::MeetArgs;
+use super::countdown::Countdown;
+use super::how::{self, How};
+use super::interrupt::Interrupt;
+use super::punch::{destination_failure, distinct, narrow, privilege};
+use super::records::{self, Records};
+use super::{Failure, Status, choice, outcome, server};
+use crate::engine::{Meet, MeetError, Met, Progress, Step};
+use crate::rendezvous::{AgreementError, Code, Purpose, SessionError};
+use crate::sys::capability;
+use std::io::Write;
+
+/// Runs it. Returns the exit status: of the command if there is one.
+///
+/// # Errors
+/// The failure to print, with its exit status.
+pub fn meet(args: &MeetArgs) -> Result<u8, Failure> {
+    // Keys come of the meeting, so every strategy has one.
+    let how = how::judge(&args.how, true)?;
+    let code = args.code.as_deref().map(code).transpose()?;
+    let destination = choice::destination(&args.destination)?;
+    distinct(&args.records)?;
+    let server = server::server(&args.server)?;
+    let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
+    capability::require().map_err(|error| privilege(&error))?;
+    let mut meet = Meet::new(server, purpose(code)?);
+    meet = with(meet, how);
+    if args.no_proof {
+        meet = meet.without_proof();
+    }
+    if let Some(path) = &args.records.pcap {
+        meet = meet.pcap(records::create("--pcap", path)?);
+    }
+    let mut records =
+        Records::open(args.records.report.as_deref(), args.records.ladder.as_deref())?;
+    narrow(true)?;
+    let signals = Interrupt::catch().map_err(|error| {
+        let happened = format!("signals cannot be caught: {error}");
+        Failure::new(Status::Internal, happened, "run tcp-punch doctor")
+    })?;
+    let meet = meet.interrupt(signals.descriptor().map_err(|error| {
+        Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
+    })?);
+    let met = meet.run(&mut Speaker::new(args.records.quiet).listener());
+    match met {
+        Ok(met) => {
+            // The program that gets the connection shall die of signals as any other does.
+            drop(signals);
+            if !args.records.quiet {
+                eprintln!("{}", line(&met));
+            }
+            records.write(&met.connection.report);
+            destination.deliver(met.connection.fd).map_err(|error| destination_failure(&error))
+        }
+        Err(failed) => {
+            if let Some(report) = &failed.report {
+                records.write(report);
+            }
+            if let (MeetError::Interrupted, Some(signal)) = (&failed.error, signals.caught()) {
+                eprintln!("tcp-punch: interrupted by signal {signal}");
+                return Ok(128 + signal);
+            }
+            Err(Failure::new(status(&failed.error), &failed.error, failed.error.advice()))
+        }
+    }
+}
+
+fn code(text: &str) -> Result<Code, Failure> {
+    text.parse().map_err(|error| {
+        Failure::usage(error, "type the code as the other side shows it, as 7-guitar-umbrella")
+    })
+}
+
+fn purpose(code: Option<Code>) -> Result<Purpose, Failure> {
+    let Some(code) = code else {
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| {
+            Failure::new(Status::Internal, format!("no randomness: {error}"), "wait for it")
+        })?;
+        return Ok(Purpose::NewCode(random));
+    };
+    Ok(Purpose::Code(code))
+}
+
+/// The options of the punch.
+pub(super) fn with(meet: Meet, how: How) -> Meet {
+    let mut meet =
+        meet.timeout(how.timeout).strategies(how.strategies).budget(how.budget).opener(how.opener);
+    if how.anyway {
+        meet = meet.anyway();
+    }
+    meet
+}
+
+/// Says how it goes.
+pub(super) struct Speaker {
+    quiet: bool,
+    countdown: Countdown<std::io::Stderr>,
+}
+
+impl Speaker {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, countdown: Countdown::on_stderr() }
+    }
+
+    pub(super) fn listener(mut self) -> impl FnMut(Step) {
+        move |step| match step {
+            // Alone on the first line, for programs; whoever makes a code has to see it.
+            Step::Coded(code) => {
+                let _ = writeln!(std::io::stderr(), "{}", code);
+                self.say("on the other side: tcp-punch meet with this code");
+            }
+            Step::Met => self.say("the peer is there"),
+            Step::Agreed(ways) => ways.iter().for_each(|way| tracing::info!("trying {way}")),
+            Step::Punch(Progress::Planned(plan)) => self.say(&plan),
+            Step::Punch(Progress::Waiting(remaining)) => self.countdown.tick(remaining),
+            Step::Punch(Progress::Fired) => self.countdown.clear(),
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("tcp-punch: {text}");
+        }
+    }
+}
+
+/// The one line about a connection that stands.
+pub(super) fn line(met: &Met) -> String {
+    let way = met.ways.iter().find(|way| way.chosen);
+    let way = way.map(|way| format!(", by {}", way.kind)).unwrap_or_default();
+    outcome::line(&met.connection.report) + &way
+}
+
+/// The exit status of a meeting that failed.
+pub(super) fn status(error: &MeetError) -> Status {
+    match error {
+        MeetError::Session(SessionError::WrongCode | SessionError::Altered)
+        | MeetError::Stranger => Status::Refused,
+        MeetError::Agreement(AgreementError::NoPair { .. } | AgreementError::NoStrategy) => {
+            Status::Impossible
+        }
+        MeetError::Hopeless(error) => outcome::status(error),
+        MeetError::Failed(_) => Status::TimedOut,
+        MeetError::Local(_) => Status::Usage,
+        MeetError::Call(failed) if failed.is_permission() => Status::Privilege,
+        MeetError::Call(_) | MeetError::Interrupted => Status::Internal,
+        MeetError::Route(_)
+        | MeetError::NobodyListens(_)
+        | MeetError::Silent { .. }
+        | MeetError::Closed(_)
+        | MeetError::Session(_)
+        | MeetError::PeerLeft
+        | MeetError::PeerSilent(_)
+        | MeetError::Agreement(_)
+        | MeetError::NoClock => Status::Rendezvous,
+    }
+}

@@ -1,0 +1,189 @@
+//! Two peers meet at a server and punch to each other.
+
+mod attempts;
+mod error;
+mod line;
+mod meeting;
+mod proof;
+mod surroundings;
+mod ways;
+
+pub use error::{MeetError, MeetFailure};
+pub use ways::Way;
+
+use super::config::Opener;
+use super::{Connection, Progress};
+use crate::punch::{Budget, Strategies};
+use crate::rendezvous::{ClockEstimate, Code, Purpose};
+use crate::sys::{GuardError, Route};
+use line::Line;
+use meeting::Meeting;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use surroundings::Surroundings;
+
+/// Meets a peer at a server: learns what both have to know, agrees with the peer on an instant,
+/// and punches. Build it, then [`Meet::run`] it.
+#[derive(Debug)]
+pub struct Meet {
+    server: SocketAddr,
+    purpose: Option<Purpose>,
+    local_ip: Option<IpAddr>,
+    timeout: Duration,
+    strategies: Strategies,
+    budget: Budget,
+    anyway: bool,
+    opener: Opener,
+    opener_lead: Option<Duration>,
+    pcap: Option<File>,
+    proof: bool,
+    interrupt: Option<OwnedFd>,
+}
+
+/// How it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Tell the peer this code.
+    Coded(Code),
+    /// The peer is there.
+    Met,
+    /// These ways are tried.
+    Agreed(Vec<String>),
+    /// The likeliest of them.
+    Punch(Progress),
+}
+
+/// A peer that was met, on a connection that both ends have proven.
+#[derive(Debug)]
+pub struct Met {
+    /// The connection, and the report of the punch.
+    pub connection: Connection,
+    /// How each way ended, best first.
+    pub ways: Vec<Way>,
+    /// This clock against the server's.
+    pub clock: ClockEstimate,
+}
+
+/// The punch's own port is the first of so many that a meeting may use.
+const PORTS: u16 = 32;
+/// Local ports come from here: above what services use, below what the kernel hands out by default
+/// (net.ipv4.ip_local_port_range), so that nobody else gets one meanwhile.
+const FROM: u16 = 16_384;
+const BELOW: u16 = 32_768 - PORTS;
+/// So many local ports are tried before all are taken for taken.
+const TRIES: usize = 8;
+
+impl Meet {
+    /// A meeting at `server`. Everything else has its default: ten seconds of patience for the
+    /// punch, all strategies, automatic opener, both ends prove who they are.
+    pub fn new(server: SocketAddr, purpose: Purpose) -> Self {
+        Self {
+            server,
+            purpose: Some(purpose),
+            local_ip: None,
+            timeout: Duration::from_secs(10),
+            strategies: Strategies::Auto,
+            budget: Budget::default(),
+            anyway: false,
+            opener: Opener::Auto,
+            opener_lead: None,
+            pcap: None,
+            proof: true,
+            interrupt: None,
+        }
+    }
+
+    /// Local address; default: what the routing table chooses towards the server.
+    pub fn local_ip(mut self, ip: IpAddr) -> Self {
+        self.local_ip = Some(ip);
+        self
+    }
+
+    /// Give up this long after the agreed instant.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The strategies that are tried; both ends use what they have in common.
+    pub fn strategies(mut self, strategies: Strategies) -> Self {
+        self.strategies = strategies;
+        self
+    }
+
+    /// What a search may cost; the smaller of both ends' counts.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Go on where the chance is below [`Punch::LEAST_CHANCE`](super::Punch::LEAST_CHANCE).
+    pub fn anyway(mut self) -> Self {
+        self.anyway = true;
+        self
+    }
+
+    /// How the low-TTL opener is sent.
+    pub fn opener(mut self, opener: Opener) -> Self {
+        self.opener = opener;
+        self
+    }
+
+    /// How long before the instant the opener leaves; default: as soon as the instant is known.
+    pub fn opener_lead(mut self, lead: Duration) -> Self {
+        self.opener_lead = Some(lead);
+        self
+    }
+
+    /// Every packet of the likeliest way goes to this file as pcapng.
+    pub fn pcap(mut self, file: File) -> Self {
+        self.pcap = Some(file);
+        self
+    }
+
+    /// Do not ask the peer to prove itself on the connection. It does if either end asks.
+    pub fn without_proof(mut self) -> Self {
+        self.proof = false;
+        self
+    }
+
+    /// Ends as [`MeetError::Interrupted`] when this descriptor becomes readable.
+    pub fn interrupt(mut self, fd: OwnedFd) -> Self {
+        self.interrupt = Some(fd);
+        self
+    }
+
+    /// Meets. Blocks until the connection stands or there is a reason why not.
+    ///
+    /// Needs CAP_NET_RAW and CAP_NET_ADMIN; CAP_NET_BIND_SERVICE makes some routers' ports easier
+    /// to find.
+    ///
+    /// # Errors
+    /// [`MeetFailure`].
+    pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
+        let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
+        let line = self.connect(route.local_ip)?;
+        let around = Surroundings::explore(line.local()?, self.server)?;
+        Meeting::new(self, line, around)?.run(progress)
+    }
+
+    /// Begins to connect to the server, from a port that the punch can use.
+    fn connect(&mut self, ip: IpAddr) -> Result<Line, MeetError> {
+        let mut tries = 0;
+        loop {
+            let random = getrandom::u32().unwrap_or(std::process::id());
+            let port = FROM + (random % u32::from(BELOW - FROM)) as u16;
+            tries += 1;
+            match Line::open(SocketAddr::new(ip, port), self.server) {
+                Err(MeetError::Local(GuardError::PortInUse(_))) if tries < TRIES => {}
+                Err(error) => return Err(error),
+                Ok(mut line) => {
+                    line.purpose = self.purpose.take();
+                    return Ok(line);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One meeting under way: server, surroundings and attempts, all at once.
+
+use super::attempts::{Attempts, Fault, News};
+use super::line::Line;
+use super::proof::{Proofs, Unproven};
+use super::surroundings::Surroundings;
+use super::ways::{self, Way};
+use super::{Meet, MeetError, MeetFailure, Met, Step};
+use crate::engine::{Connection, PunchError};
+use crate::nat::PortModel;
+use crate::rendezvous::{
+    self, Account, Agreement, Candidate, CandidateKind, ClockEstimate, Event, Joined, Pair, Role,
+    Seen, Told, joined,
+};
+use crate::sys::{clock, global_ipv6, wait_readable, wait_writable};
+use crate::wire::WallTime;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A peer that has met us tells its report in this time: a survey takes two seconds at most.
+const TELLING: Duration = Duration::from_secs(8);
+/// The peer's account of a failed attempt comes in this time after ours; its attempts end when ours
+/// do.
+const ACCOUNTING: Duration = Duration::from_secs(2);
+/// Nothing else happens: look around this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch takes
+/// two.
+const LAN: u16 = 2;
+const IPV6: u16 = 4;
+
+pub(super) struct Meeting {
+    meet: Meet,
+    local: SocketAddr,
+    /// `None` once it is lost and no longer needed.
+    line: Option<Line>,
+    began: WallTime,
+    around: Surroundings,
+    keyed_at: Option<WallTime>,
+    ours: Option<rendezvous::Report>,
+    theirs: Option<rendezvous::Report>,
+    account: Option<Account>,
+    clock: Option<ClockEstimate>,
+    attempts: Option<Attempts>,
+    pairs: Vec<Pair>,
+    /// How each pair ended.
+    faults: Vec<Option<Fault>>,
+    failed_at: Option<WallTime>,
+}
+
+impl Meeting {
+    pub(super) fn new(meet: Meet, line: Line, around: Surroundings) -> Result<Self, MeetError> {
+        Ok(Self {
+            meet,
+            local: line.local()?,
+            line: Some(line),
+            began: clock::now(),
+            around,
+            keyed_at: None,
+            ours: None,
+            theirs: None,
+            account: None,
+            clock: None,
+            attempts: None,
+            pairs: Vec::new(),
+            faults: Vec::new(),
+            failed_at: None,
+        })
+    }
+
+    pub(super) fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
+        loop {
+            self.around.proceed();
+            self.proceed_line(progress)?;
+            self.tell_report()?;
+            self.begin(progress)?;
+            if let Some((nth, connection)) = self.hear_attempts(progress) {
+                return self.succeed(nth, connection);
+            }
+            if let Some(failure) = self.over() {
+                return Err(failure);
+            }
+            if self.wait()? {
+                return Err(MeetError::Interrupted.into());
+            }
+        }
+    }
+
+    fn proceed_line(&mut self, progress: &mut dyn FnMut(Step)) -> Result<(), MeetError> {
+        let Some(line) = &mut self.line else { return Ok(()) };
+        if let Err(error) = line.proceed() {
+            if self.attempts.is_none() && self.failed_at.is_none() {
+                return Err(error);
+            }
+            // The punch needs it no more.
+            tracing::debug!("{error}");
+            self.line = None;
+            return Ok(());
+        }
+        while let Some(event) = self.line.as_mut().and_then(Line::session).and_then(|it| it.poll())
+        {
+            match event {
+                Event::Welcome { observed, other_port, other_address } => {
+                    let others: Vec<_> = other_port.into_iter().chain(other_address).collect();
+                    self.around.welcome(self.began, observed, &others)?;
+                }
+                Event::Coded(code) => progress(Step::Coded(code)),
+                Event::Keyed => {
+                    let now = clock::now();
+                    self.keyed_at = Some(now);
+                    self.around.refresh(now)?;
+                    progress(Step::Met);
+                }
+                Event::Told(Told::Report(report)) => self.theirs = Some(*report),
+                Event::Told(Told::Account(account)) => self.account = Some(account),
+                // Who has its connection leaves.
+                Event::Left if self.attempts.is_some() || self.failed_at.is_some() => {
+                    self.line = None;
+                }
+                Event::Left => return Err(MeetError::PeerLeft),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer what it has to know, as soon as we know it ourselves.
+    fn tell_report(&mut self) -> Result<(), MeetError> {
+        let now = clock::now();
+        let Some(keyed_at) = self.keyed_at else { return Ok(()) };
+        if self.theirs.is_none() && keyed_at.until(now) > TELLING {
+            return Err(MeetError::PeerSilent(TELLING));
+        }
+        if self.ours.is_some() || !self.around.is_known() {
+            return Ok(());
+        }
+        let Some(session) = self.line.as_mut().and_then(Line::session) else { return Ok(()) };
+        let Some(estimate) = session.clock(now) else {
+            return match keyed_at.until(now) > TELLING {
+                true => Err(MeetError::NoClock),
+                false => Ok(()),
+            };
+        };
+        let mut report = rendezvous::Report::new(&estimate, now, Duration::ZERO);
+        report.strategies = self.meet.strategies;
+        report.budget = self.meet.budget;
+        report.wants_proof = self.meet.proof;
+        let external = self.around.external();
+        if let Some(fit) = self.around.fit() {
+            let model = fit.prudent_model(self.local.port(), now);
+            if matches!(model, PortModel::Preserving | PortModel::Stable) {
+                report.external = external;
+            }
+            report.model = estimate.shared(&model);
+        }
+        report.candidates = candidates(self.local, external);
+        session.tell(&Told::Report(Box::new(report.clone())))?;
+        self.ours = Some(report);
+        self.clock = Some(estimate);
+        // It shall not wait until something else happens.
+        if let Some(line) = &mut self.line {
+            line.proceed()?;
+        }
+        Ok(())
+    }
+
+    /// Agrees and begins, once both reports are there.
+    fn begin(&mut self, progress: &mut dyn FnMut(Step)) -> Result<(), MeetError> {
+        let (Some(ours), Some(theirs), None) = (&self.ours, &self.theirs, self.failed_at) else {
+            return Ok(());
+        };
+        if self.attempts.is_some() {
+            return Ok(());
+        }
+        let Some(session) = self.line.as_mut().and_then(Line::session) else { return Ok(()) };
+        let Some(clock) = session.clock(clock::now()) else { return Ok(()) };
+        let Some(secrets) = session.secrets() else { return Ok(()) };
+        let mut agreement = Agreement::of(ours, theirs, secrets.role())?;
+        let proofs = agreement.proof.then(|| Proofs::of(secrets));
+        if proofs.is_none() {
+            // Nothing would choose among several.
+            agreement.pairs.truncate(1);
+        }
+        let hop_limit = self.around.opener_hop_limit();
+        let punches = ways::punches(&mut self.meet, &agreement, &clock, secrets, hop_limit);
+        let chooses = secrets.role() == Role::Controlling;
+        self.attempts = Some(Attempts::begin(punches, proofs.as_ref(), chooses)?);
+        self.clock = Some(clock);
+        self.pairs = agreement.pairs;
+        self.faults.resize_with(self.pairs.len(), || None);
+        progress(Step::Agreed(self.pairs.iter().map(ToString::to_string).collect()));
+        Ok(())
+    }
+
+    /// Takes in what the attempts tell. Returns the one that stands.
+    fn hear_attempts(
+        &mut self,
+        progress: &mut dyn FnMut(Step),
+    ) -> Option<(usize, Box<Connection>)> {
+        while let Some(news) = self.attempts.as_mut().and_then(Attempts::poll) {
+            match news {
+                News::Progress(step) => progress(Step::Punch(step)),
+                News::Ended(nth, Ok(connection)) => return Some((nth, connection)),
+                News::Ended(nth, Err(fault)) => self.faults[nth] = Some(fault),
+            }
+        }
+        None
+    }
+
+    fn succeed(mut self, nth: usize, connection: Box<Connection>) -> Result<Met, MeetFailure> {
+        // The others end now, and say why.
+        drop(self.attempts.take());
+        let ways = self.ways(Some(nth));
+        let clock = self.clock.ok_or(MeetError::NoClock)?;
+        Ok(Met { connection: *connection, ways, clock })
+    }
+
+    fn ways(&self, chosen: Option<usize>) -> Vec<Way> {
+        let way = |(nth, pair): (usize, &Pair)| {
+            let outcome = match &self.faults[nth] {
+                Some(fault) => fault.words(),
+                None if chosen == Some(nth) => "connected".into(),
+                None => "another way was faster".into(),
+            };
+            Way { chosen: chosen == Some(nth), outcome, ..Way::of(pair) }
+        };
+        self.pairs.iter().enumerate().map(way).collect()
+    }
+
+    /// Ends it when every attempt has failed and the peer's account is there, or does not come.
+    fn over(&mut self) -> Option<MeetFailure> {
+        let now = clock::now();
+        if self.pairs.is_empty() || self.faults.iter().any(Option::is_none) {
+            return None;
+        }
+        match self.failed_at {
+            None => {
+                self.attempts = None;
+                self.failed_at = Some(now);
+                self.tell_account();
+                None
+            }
+            Some(at) => {
+                let waited = self.account.is_some() || self.line.is_none();
+                (waited || at.until(now) > ACCOUNTING).then(|| self.failure())
+            }
+        }
+    }
+
+    fn tell_account(&mut self) {
+        let seen = |fault: &Option<Fault>| fault.as_ref().and_then(seen);
+        let account = Account { pairs: self.faults.iter().map(seen).collect() };
+        if let Some(line) = &mut self.line {
+            let told = line.session().map(|session| session.tell(&Told::Account(account)));
+            if !matches!(told, Some(Ok(()))) || line.proceed().is_err() {
+                self.line = None;
+            }
+        }
+    }
+
+    fn failure(&mut self) -> MeetFailure {
+        let theirs = self.account.take().unwrap_or_default().pairs;
+        let faults: Vec<Fault> = self.faults.drain(..).flatten().collect();
+        // The pair of which most is known: both saw it, or we did.
+        let known = |nth: &usize| {
+            let ours = seen(&faults[*nth]).is_some();
+            (ours, ours && theirs.get(*nth).is_some_and(Option::is_some))
+        };
+        let best = (0..faults.len()).rev().max_by_key(known).unwrap_or(0);
+        let joint = seen(&faults[best])
+            .map(|ours| joined(&ours, theirs.get(best).and_then(Option::as_ref)));
+        let report = faults[best].report().cloned().map(Box::new);
+        let Some(fault) = faults.into_iter().nth(best) else {
+            return MeetError::PeerLeft.into();
+        };
+        MeetFailure { error: error_of(fault, joint), report }
+    }
+
+    /// Sleeps until something happens. Returns whether the caller asked to stop.
+    fn wait(&self) -> Result<bool, MeetError> {
+        let now = clock::now();
+        let due = self.line.as_ref().and_then(Line::poll_timeout);
+        let most = due.map_or(IDLE, |due| now.until(due).min(IDLE));
+        let attempts = self.attempts.as_ref().map(AsFd::as_fd);
+        let readable: Vec<BorrowedFd> = [self.around.as_fd()].into_iter().chain(attempts).collect();
+        let interrupt = self.meet.interrupt.as_ref().map(AsFd::as_fd);
+        Ok(match &self.line {
+            Some(line) if line.wants_to_write() => {
+                wait_writable(line.as_fd(), &readable, interrupt, most)?
+            }
+            Some(line) => {
+                let all: Vec<_> = readable.into_iter().chain([line.as_fd()]).collect();
+                wait_readable(&all, interrupt, most)?
+            }
+            None => wait_readable(&readable, interrupt, most)?,
+        })
+    }
+}
+
+/// Where this end can be reached.
+fn candidates(local: SocketAddr, external: Option<SocketAddr>) -> Vec<Candidate> {
+    let beside = |ip, away| SocketAddr::new(ip, local.port() + away);
+    let own = |kind, base: SocketAddr| Candidate::new(kind, base, base);
+    let lan = external
+        .is_none_or(|external| external.ip() != local.ip())
+        .then(|| own(CandidateKind::Lan, beside(local.ip(), LAN)));
+    let ipv6 = global_ipv6().into_iter().map(|ip| own(CandidateKind::Ipv6, beside(ip, IPV6)));
+    let reflexive =
+        external.map(|external| Candidate::new(CandidateKind::Reflexive, external, local));
+    // What is nonsense to us is to the peer.
+    lan.into_iter().chain(ipv6.take(1)).chain(reflexive).flatten().collect()
+}
+
+/// What an attempt saw, for the peer.
+fn seen(fault: &Fault) -> Option<Seen> {
+    match fault {
+        Fault::Punch(failure) => match &failure.error {
+            PunchError::TimedOut(evidence) | PunchError::Refused(evidence) => {
+                Some(Seen::of(evidence))
+            }
+            error => Some(Seen { verdict: error.to_string(), ..Seen::default() }),
+        },
+        Fault::Unproven(why, _) => Some(Seen { verdict: why.to_string(), ..Seen::default() }),
+    }
+}
+
+fn error_of(fault: Fault, joint: Option<Joined>) -> MeetError {
+    match (fault, joint) {
+        (Fault::Unproven(Unproven::Stranger, _), _) => MeetError::Stranger,
+        (Fault::Punch(failure), joint) => match (failure.error, joint) {
+            (PunchError::TimedOut(_) | PunchError::Refused(_), Some(joint)) => {
+                MeetError::Failed(joint)
+            }
+            (error, _) => MeetError::Hopeless(error),
+        },
+        (Fault::Unproven(why, _), _) => MeetError::Failed(Joined {
+            happened: why.to_string(),
+            advice: "try again; if it stays so, one of the routers drops what it does not know"
+                .into(),
+        }),
+    }
+}

@@ -1,0 +1,214 @@
+//! What this end learns about itself while it connects to the server: how its routers number
+//! ports, and where its outermost NAT is.
+
+use super::error::MeetError;
+use crate::engine::prober::walk;
+use crate::engine::{Held, Sample, Survey};
+use crate::nat::{self, Fit, Observation, Path, PortModel};
+use crate::sys::CallFailed;
+use crate::wire::WallTime;
+use nix::errno::Errno;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+/// Servers that do not answer are not waited for any longer: the first port's mapping is known from
+/// the connection to the server itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Routers near enough to be ours answer sooner.
+const WALKING: Duration = Duration::from_millis(400);
+/// From one port to the next, as in a [`Survey`]: neighbours are not taken for a counter's steps.
+const STRIDE: u16 = 7;
+/// Linux routers that choose at random map these into a small pool of their own.
+const PRIVILEGED: [u16; 2] = [1016, 1009];
+/// A counter that was read so long ago has moved on.
+const STALE: Duration = Duration::from_millis(300);
+
+enum News {
+    Observed(Sample),
+    Surveyed(Option<Held>),
+    Walked(Path),
+}
+
+/// What is known so far.
+pub(super) struct Surroundings {
+    port: u16,
+    local_ip: IpAddr,
+    server: SocketAddr,
+    observations: Vec<Observation>,
+    /// Surveys under way.
+    surveys: u32,
+    asked: Vec<(u16, SocketAddr)>,
+    path: Option<Path>,
+    news: Receiver<News>,
+    sender: Sender<News>,
+    bell: PipeReader,
+    ringer: PipeWriter,
+    /// Connections that keep the first port's mappings alive.
+    held: Vec<Held>,
+}
+
+impl Surroundings {
+    /// Begins to look around from `local`, whose port the punch will use.
+    pub(super) fn explore(local: SocketAddr, server: SocketAddr) -> Result<Self, MeetError> {
+        let (bell, ringer) = io::pipe().map_err(failed)?;
+        let (sender, news) = mpsc::channel();
+        let port = local.port();
+        let mut surroundings = Self {
+            port,
+            local_ip: local.ip(),
+            server,
+            observations: Vec::new(),
+            surveys: 0,
+            asked: vec![(port, server)],
+            path: None,
+            news,
+            sender,
+            bell,
+            ringer,
+            held: Vec::new(),
+        };
+        surroundings.walk()?;
+        let next = SocketAddr::new(server.ip(), server.port().wrapping_add(1));
+        let neighbour = surroundings.neighbour(1);
+        let [low, lower] = PRIVILEGED;
+        surroundings.ask(vec![
+            (port, next),
+            (neighbour, server),
+            (low, server),
+            (low, next),
+            (lower, server),
+            (neighbour, next),
+        ])?;
+        Ok(surroundings)
+    }
+
+    /// The server told how it sees the connection that began at `at`, and what other addresses it
+    /// has.
+    pub(super) fn welcome(
+        &mut self,
+        at: WallTime,
+        observed: SocketAddr,
+        others: &[SocketAddr],
+    ) -> Result<(), MeetError> {
+        let (source, destination) = (self.port, self.server);
+        self.observations.push(Observation { at, source, destination, external: observed });
+        let known = |to: &&SocketAddr| !self.asked.iter().any(|(_, asked)| asked == *to);
+        let new: Vec<_> = others.iter().filter(known).map(|to| (source, *to)).collect();
+        // Where every port is kept there is nothing more to learn.
+        if observed.port() == source || new.is_empty() {
+            return Ok(());
+        }
+        self.ask(new)
+    }
+
+    /// Whether enough is known to tell the peer. A counter has to be read again right before.
+    pub(super) fn is_known(&self) -> bool {
+        let of_port = |it: &&Observation| it.source == self.port;
+        let kept = |it: &Observation| it.external.port() == it.source;
+        self.surveys == 0 && !self.observations.is_empty()
+            || self.observations.iter().filter(of_port).count() > 1
+                && self.observations.iter().all(kept)
+    }
+
+    /// Reads a counter again, if there is one and the last reading is old.
+    pub(super) fn refresh(&mut self, now: WallTime) -> Result<(), MeetError> {
+        let latest = self.observations.iter().map(|it| it.at).max();
+        let counts = self.fit().is_some_and(|fit| matches!(fit.model, PortModel::Sequential(_)));
+        if self.surveys > 0 || !counts || latest.is_none_or(|at| at.until(now) < STALE) {
+            return Ok(());
+        }
+        let next = SocketAddr::new(self.server.ip(), self.server.port().wrapping_add(1));
+        let (a, b) = (self.neighbour(2), self.neighbour(3));
+        self.ask(vec![(a, self.server), (b, self.server), (a, next)])
+    }
+
+    /// How the routers on the way number ports, all considered.
+    pub(super) fn fit(&self) -> Option<Fit> {
+        nat::fit(&self.observations)
+    }
+
+    /// Where the punch's own port was mapped last.
+    pub(super) fn external(&self) -> Option<SocketAddr> {
+        let of_port = self.observations.iter().filter(|it| it.source == self.port);
+        of_port.max_by_key(|it| it.at).map(|it| it.external)
+    }
+
+    /// The hop limit of an opener, if the way to the server shows it.
+    pub(super) fn opener_hop_limit(&self) -> Option<u8> {
+        self.path.as_ref()?.opener_hop_limit().ok()
+    }
+
+    /// Takes in what has been found out since.
+    pub(super) fn proceed(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            let _ = self.bell.read(&mut [0]);
+            match news {
+                News::Observed(sample) => self.observations.push(sample.into()),
+                News::Surveyed(held) => {
+                    self.surveys -= 1;
+                    self.held.extend(held);
+                }
+                News::Walked(path) => self.path = Some(path),
+            }
+        }
+    }
+
+    fn neighbour(&self, nth: u16) -> u16 {
+        let away = nth * STRIDE;
+        self.port.checked_add(away).unwrap_or(self.port - away)
+    }
+
+    fn ask(&mut self, questions: Vec<(u16, SocketAddr)>) -> Result<(), MeetError> {
+        self.asked.extend(&questions);
+        let survey = Survey::new([self.server], self.port).local_ip(self.local_ip);
+        let survey = survey.timeout(PATIENCE);
+        self.surveys += 1;
+        self.spawn("survey", move |tell| {
+            let surveyed = survey.run_at_once(&questions, &mut |it| tell(News::Observed(it)));
+            if let Err(error) = &surveyed {
+                tracing::debug!("{error}");
+            }
+            tell(News::Surveyed(surveyed.ok().map(|(_, held)| held)));
+        })
+    }
+
+    fn walk(&self) -> Result<(), MeetError> {
+        let (local, server) = (self.local_ip, self.server.ip());
+        self.spawn("walk", move |tell| match walk(local, server, WALKING) {
+            Ok(path) => tell(News::Walked(path)),
+            Err(error) => tracing::debug!("the way to the server is not seen: {error}"),
+        })
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        work: impl FnOnce(&dyn Fn(News)) + Send + 'static,
+    ) -> Result<(), MeetError> {
+        let sender = self.sender.clone();
+        let ringer = self.ringer.try_clone().map_err(failed)?;
+        let run = move || {
+            work(&|news| {
+                if sender.send(news).is_ok() {
+                    let _ = (&ringer).write_all(&[0]);
+                }
+            });
+        };
+        std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)?;
+        Ok(())
+    }
+}
+
+impl AsFd for Surroundings {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+fn failed(error: io::Error) -> MeetError {
+    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+    MeetError::Call(CallFailed { call: "pipe or thread", errno })
+}

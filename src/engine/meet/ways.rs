@@ -1,0 +1,120 @@
+//! The ways that both ends agreed to try, as punches.
+
+use super::Meet;
+use crate::engine::config::{Opener, Punch};
+use crate::nat::PortModel;
+use crate::punch::{End, LEAD, Plan};
+use crate::rendezvous::{Agreement, ClockEstimate, Pair, PairKind, Secrets};
+use crate::sys::clock;
+use crate::wire::WallTime;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One way to the peer, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// What it is: `local network`, `IPv6`, `both routers`, …
+    pub kind: String,
+    /// Our end, before any translation.
+    pub local: String,
+    /// Where we aimed.
+    pub remote: String,
+    /// Whether it is the connection.
+    pub chosen: bool,
+    /// What came of it.
+    pub outcome: String,
+}
+
+impl Way {
+    pub(super) fn of(pair: &Pair) -> Self {
+        Self {
+            kind: pair.kind.to_string(),
+            local: pair.ours.base().to_string(),
+            remote: pair.theirs.address().to_string(),
+            chosen: false,
+            outcome: String::new(),
+        }
+    }
+}
+
+/// A punch that is begun this long before its instant is on time.
+const NOTICE: Duration = Duration::from_millis(6);
+
+/// The instant by our own clock: as agreed, and later by what a search needs to open its tuples,
+/// which both ends reckon alike.
+pub(super) fn instant(agreement: &Agreement, clock: &ClockEstimate) -> WallTime {
+    let at = clock.to_local(agreement.instant);
+    let opening = agreement.pairs.iter().filter_map(|pair| opening(agreement, pair, clock, at));
+    opening.max().map_or(at, |opening| at.after(opening))
+}
+
+/// How long the openers of a search take at either end.
+fn opening(
+    agreement: &Agreement,
+    pair: &Pair,
+    clock: &ClockEstimate,
+    at: WallTime,
+) -> Option<Duration> {
+    let (ours, theirs) = agreement.ends(pair, clock);
+    if is_known(&ours) && is_known(&theirs) {
+        return None;
+    }
+    let takes = |ours: &End, theirs: &End| {
+        let plan = Plan::new(ours, theirs, &agreement.budget, at).ok()?;
+        Some(LEAD + plan.opening_takes())
+    };
+    takes(&ours, &theirs).max(takes(&theirs, &ours))
+}
+
+fn is_known(end: &End) -> bool {
+    matches!(end.model, PortModel::Preserving | PortModel::Stable)
+}
+
+/// The punches, in the order of the agreement's pairs.
+pub(super) fn punches(
+    meet: &mut Meet,
+    agreement: &Agreement,
+    clock: &ClockEstimate,
+    secrets: &Secrets,
+    hop_limit: Option<u8>,
+) -> Vec<Punch> {
+    let agreed = instant(agreement, clock);
+    // Late is better than never: the peer's openers, or its repetitions, still meet ours.
+    let at = agreed.max(clock::now().after(NOTICE));
+    let mut punches = Vec::new();
+    for pair in &agreement.pairs {
+        let base = pair.ours.base();
+        let (ours, theirs) = agreement.ends(pair, clock);
+        let mut aim = pair.theirs.address();
+        aim.set_port(theirs.port);
+        let lead = meet.opener_lead.unwrap_or(clock::now().until(at));
+        let opener = match (meet.opener, pair.kind) {
+            // It would be forwarded by a router that is ours and the peer's.
+            (Opener::Auto, PairKind::Lan | PairKind::Hairpin) => Opener::Off,
+            (opener, _) => opener,
+        };
+        let mut punch = Punch::new(aim, at)
+            .local_ip(base.ip())
+            .local_port(base.port())
+            .timeout(meet.timeout)
+            .key(secrets.punch_key())
+            .strategies(agreement.strategies)
+            .budget(agreement.budget)
+            .opener(opener)
+            .opener_lead(lead);
+        if !(is_known(&ours) && is_known(&theirs)) {
+            punch = punch.models(ours.model, theirs.model);
+        }
+        if let Some(hop_limit) = hop_limit {
+            punch = punch.usual_hop_limit(hop_limit);
+        }
+        if meet.anyway {
+            punch = punch.anyway();
+        }
+        if let Some(file) = meet.pcap.take() {
+            punch = punch.pcap(file);
+        }
+        punches.push(punch);
+    }
+    punches
+}
