@@ -66,7 +66,6 @@ pub fn measure(
     let (observations, held) = survey
         .run_and_hold()
         .map_err(|error| Failure::new(Status::Rendezvous, &error, error.advice()))?;
-    let observations: Vec<nat::Observation> = observations.into_iter().map(Into::into).collect();
     let Some(fit) = nat::fit(&observations) else {
         return Err(Failure::new(
             Status::Rendezvous,

@@ -16,7 +16,7 @@ mod survey;
 pub use config::{Opener, Progress, Punch};
 pub use error::{Failure, PunchError};
 pub use report::Report;
-pub use survey::{Held, Sample, Survey, SurveyError};
+pub use survey::{Held, Survey, SurveyError};
 
 use std::os::fd::OwnedFd;
 
