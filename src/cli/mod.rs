@@ -17,6 +17,7 @@ pub mod punch;
 pub mod race;
 pub mod records;
 pub mod secret;
+pub mod serve;
 pub mod span;
 pub mod stun;
 pub mod usage;
@@ -47,9 +48,13 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return end(Err(usage::condense(&error))),
     };
-    log::start(log::level(args.punch.quiet, args.punch.verbose));
+    match &args.command {
+        Some(Command::Serve(serve)) => serve::start_log(serve),
+        _ => log::start(log::level(args.punch.quiet, args.punch.verbose)),
+    }
     end(match &args.command {
         None => punch::punch(&args.punch, now),
+        Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),

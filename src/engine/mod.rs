@@ -11,6 +11,7 @@ mod prober;
 mod recorder;
 pub mod report;
 mod run;
+pub mod serve;
 mod survey;
 
 pub use config::{Opener, Progress, Punch};
