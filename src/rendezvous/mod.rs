@@ -15,6 +15,7 @@ mod noise;
 mod report;
 mod secrets;
 mod seed;
+pub mod server;
 mod session;
 mod told;
 
