@@ -10,10 +10,11 @@ mod frame;
 mod message;
 mod report;
 mod role;
+mod shared_model;
 
 pub use agreement::{Agreement, AgreementError, Pair, PairKind};
 pub use candidate::{Candidate, CandidateKind};
-pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, SharedModel, Taken};
+pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, Taken};
 pub use evidence::{Account, Joined, Seen, joined};
 pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
 pub use message::{
@@ -21,3 +22,4 @@ pub use message::{
 };
 pub use report::{Report, ReportError};
 pub use role::Role;
+pub use shared_model::SharedModel;
