@@ -130,7 +130,8 @@ pub struct ClockEstimate {
 }
 
 impl ClockFilter {
-    /// Takes an exchange in.
+    /// Takes an exchange in. A clock set by less than a round trip need not show here: who sees
+    /// it otherwise, as by a monotonic clock, says so by [`ClockFilter::clear`].
     pub fn push(&mut self, exchange: ClockExchange) -> Taken {
         // A clock set back while the exchange went on: it took less than no time.
         let impossible = exchange.returned < exchange.sent

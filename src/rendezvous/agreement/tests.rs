@@ -1,4 +1,5 @@
 use super::*;
+use crate::punch::Plan;
 use crate::wire::WallTime;
 use proptest::prelude::*;
 
@@ -217,6 +218,26 @@ fn what_one_end_forbids_is_not_done() {
     theirs.strategies = "syn-ack".parse().unwrap();
     let refused = Agreement::of(&ours, &theirs, Role::Controlling);
     assert_eq!(refused, Err(AgreementError::NoStrategy));
+}
+
+#[test]
+fn ends_whose_clocks_differ_plan_the_same_search() {
+    let (here, there) = (clock(), ClockEstimate { offset_ns: -437_123_456_789, ..clock() });
+    let (mut ours, mut theirs) = (home(2, 1, 40000), home(3, 2, 40000));
+    let sequential = "sequential:next=4000,rate=3,at=1795258799.123456789".parse().unwrap();
+    ours.model = here.shared(&sequential);
+    theirs.model = there.shared(&PortModel::LinuxRandom);
+    let plan = |ours: &Report, theirs: &Report, role: Role, clock: &ClockEstimate| {
+        let agreement = Agreement::of(ours, theirs, role).unwrap();
+        let pair = agreement.pairs.iter().find(|it| it.kind == PairKind::Predicted).unwrap();
+        let (one, other) = agreement.ends(pair, clock);
+        Plan::new(&one, &other, &agreement.budget, clock.to_local(agreement.instant)).unwrap()
+    };
+    let one = plan(&ours, &theirs, Role::Controlling, &here);
+    let other = plan(&theirs, &ours, Role::Controlled, &there);
+    assert!(one.chance > 0.5, "{}", one.words());
+    assert_eq!(one.chance.to_bits(), other.chance.to_bits(), "to the last bit: one plan");
+    assert_eq!(one.expected_matches.to_bits(), other.expected_matches.to_bits());
 }
 
 fn candidates() -> impl Strategy<Value = Candidate> {
