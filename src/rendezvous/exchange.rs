@@ -119,6 +119,8 @@ impl Exchange {
     /// Takes the peer's opening. The bytes are our own one for the peer, where it could not be
     /// made before.
     ///
+    /// A listener looks at [`Secrets::peer`] before it answers: who gets no opening learns nothing.
+    ///
     /// That the peer has the same code or the key it claims shows when its first sealed message
     /// opens, not here.
     ///
