@@ -65,6 +65,22 @@ pub enum NotASegment {
 }
 
 impl Segment {
+    /// An empty segment without flags, options or window.
+    pub fn new(tuple: Tuple, seq: Seq) -> Self {
+        Self {
+            tuple,
+            hop_limit: DEFAULT_HOP_LIMIT,
+            seq,
+            ack: None,
+            syn: false,
+            fin: false,
+            rst: false,
+            window: 0,
+            options: Options::default(),
+            payload: Vec::new(),
+        }
+    }
+
     /// The segment's place in sequence space just past its last byte, SYN and FIN included.
     pub fn end(&self) -> Seq {
         let payload = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
