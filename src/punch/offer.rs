@@ -12,8 +12,9 @@ pub struct Offer {
     /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks. Between
     /// two ends that race several tuples, the one with the larger window nominates.
     pub window: u16,
-    /// With a key, the lowest [`Offer::MARK_BITS`] of the timestamps in our SYNs and SYN-ACKs: both
-    /// ends start at one number then, and by these and the window we know what is our own.
+    /// With a key, the lowest [`Offer::MARK_BITS`] of the timestamps in our SYNs, SYN-ACKs and
+    /// probes: both ends may start at one number then, and by these and the window we know what is
+    /// our own.
     pub mark: u8,
 }
 
