@@ -1,7 +1,7 @@
 //! Who sends, and who gets what.
 
 use super::*;
-use crate::rendezvous::FrameError;
+use crate::rendezvous::{FrameError, Identity};
 use proptest::prelude::*;
 
 const AT: [&str; 4] =
@@ -430,6 +430,124 @@ fn stun_and_meetings_do_not_mix() {
     assert_eq!(ends.observed, AT[0].parse().unwrap());
     assert_eq!(ends.other, "203.0.113.3:3479".parse().ok());
     assert_eq!(world.says(a, allocate(b"")), refused(a, Refusal::NotUnderstood));
+}
+
+/// A client that listens under its name.
+fn listener(world: &mut World, from: &str, identity: &Identity) -> usize {
+    let client = world.client(from);
+    let said = world.says(client, Request::Listen(identity.public()));
+    let [(to, Said::Answer(Answer::Challenge(challenge)))] = said[..] else { panic!("{said:?}") };
+    assert_eq!(to, client);
+    let said = world.says(client, Request::Prove(identity.prove(challenge)));
+    assert_eq!(said.last(), Some(&(client, Said::Answer(Answer::Listening))));
+    client
+}
+
+fn call(name: PublicKey) -> Request {
+    Request::Call { name, opening: b"caller".to_vec() }
+}
+
+#[test]
+fn a_call_leads_to_a_meeting_on_a_new_connection_of_the_listener() {
+    let mut world = World::new(small());
+    let home = Identity::generate([1; 32]);
+    let (listens, calls) = (listener(&mut world, AT[0], &home), world.client(AT[1]));
+    let said = world.says(calls, call(home.public()));
+    let [(to, Said::Answer(Answer::Called(ticket)))] = said[..] else { panic!("{said:?}") };
+    assert_eq!(to, listens);
+    let comes = world.client(AT[0]);
+    let place = Place::Ticket(ticket);
+    assert_eq!(
+        world.says(comes, Request::Join { place, opening: Vec::new() }),
+        [met(calls, b""), met(comes, b"caller")]
+    );
+    let late = world.client(AT[2]);
+    assert_eq!(
+        world.says(late, Request::Join { place, opening: Vec::new() }),
+        refused(late, Refusal::NoSuchPlace),
+        "a ticket is good for one"
+    );
+}
+
+#[test]
+fn only_the_holder_of_a_key_listens_under_it() {
+    let mut world = World::new(small());
+    let (mine, theirs) = (Identity::generate([1; 32]), Identity::generate([2; 32]));
+    let client = world.client(AT[0]);
+    let said = world.says(client, Request::Listen(theirs.public()));
+    let [(_, Said::Answer(Answer::Challenge(challenge)))] = said[..] else { panic!("{said:?}") };
+    assert_eq!(
+        world.says(client, Request::Prove(mine.prove(challenge))),
+        refused(client, Refusal::NotYours)
+    );
+    let calls = world.client(AT[1]);
+    assert_eq!(world.says(calls, call(theirs.public())), refused(calls, Refusal::NobodyThere));
+}
+
+#[test]
+fn every_challenge_is_another() {
+    let mut world = World::new(small());
+    let home = Identity::generate([1; 32]);
+    let mut challenges = std::collections::BTreeSet::new();
+    for at in &AT[..3] {
+        let client = world.client(at);
+        let said = world.says(client, Request::Listen(home.public()));
+        let [(_, Said::Answer(Answer::Challenge(challenge)))] = said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(challenges.insert(challenge));
+    }
+}
+
+#[test]
+fn who_listens_anew_takes_the_place_of_the_old_connection() {
+    let mut world = World::new(small());
+    let home = Identity::generate([1; 32]);
+    let old = listener(&mut world, AT[0], &home);
+    let new = world.client(AT[1]);
+    let said = world.says(new, Request::Listen(home.public()));
+    let [(_, Said::Answer(Answer::Challenge(challenge)))] = said[..] else { panic!("{said:?}") };
+    let mut expected = refused(old, Refusal::Replaced);
+    expected.push((new, Said::Answer(Answer::Listening)));
+    assert_eq!(world.says(new, Request::Prove(home.prove(challenge))), expected);
+    world.goes(old);
+    let calls = world.client(AT[2]);
+    let said = world.says(calls, call(home.public()));
+    assert!(matches!(said[..], [(to, Said::Answer(Answer::Called(_)))] if to == new), "{said:?}");
+}
+
+#[test]
+fn a_call_to_one_who_does_not_come_ends_and_a_listener_stays_for_days() {
+    let mut world = World::new(small());
+    let home = Identity::generate([1; 32]);
+    let listens = listener(&mut world, AT[0], &home);
+    assert_eq!(world.after(Duration::from_secs(3 * 86_400)), []);
+    let calls = world.client(AT[1]);
+    world.says(calls, call(home.public()));
+    assert_eq!(world.after(Duration::from_secs(29)), []);
+    assert_eq!(world.after(Duration::from_secs(1)), refused(calls, Refusal::NobodyThere));
+    world.goes(listens);
+    let calls = world.client(AT[2]);
+    assert_eq!(world.says(calls, call(home.public())), refused(calls, Refusal::NobodyThere));
+    assert_eq!(world.server.counts().listening, 0);
+}
+
+#[test]
+fn a_listener_is_told_of_so_many_calls_and_of_more_when_callers_have_gone() {
+    let mut world = World::new(Limits::default());
+    let home = Identity::generate([1; 32]);
+    listener(&mut world, AT[0], &home);
+    let first = world.client(AT[1]);
+    assert_eq!(world.says(first, call(home.public())).len(), 1);
+    for n in 1..MAX_CALLS {
+        let calls = world.client(&format!("192.0.2.{n}:1"));
+        assert_eq!(world.says(calls, call(home.public())).len(), 1);
+    }
+    let more = world.client(AT[2]);
+    assert_eq!(world.says(more, call(home.public())), refused(more, Refusal::TooMany));
+    world.goes(first);
+    let more = world.client(AT[2]);
+    assert_eq!(world.says(more, call(home.public())).len(), 1);
 }
 
 /// What may happen, with small numbers so that things collide.
