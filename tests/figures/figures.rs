@@ -4,6 +4,7 @@
 //! measures and does not judge: a figure that misses its bar says so in the table, and only a
 //! measurement that could not be made is a failure.
 
+mod capacity;
 mod chance;
 mod connecting;
 mod end;
@@ -51,7 +52,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 16] = [
+const FIGURES: [(&str, Measurement); 17] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -68,6 +69,7 @@ const FIGURES: [(&str, Measurement); 16] = [
     ("one-random", searches::one_random),
     ("loss", loss::measure),
     ("chance", chance::measure),
+    ("server", capacity::measure),
 ];
 
 /// Measures, and prints the figures as a table.
