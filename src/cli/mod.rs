@@ -11,6 +11,7 @@ pub mod interrupt;
 pub mod ladder;
 pub mod log;
 pub mod model;
+pub mod nat;
 pub mod opener;
 pub mod outcome;
 pub mod punch;
@@ -47,10 +48,15 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return end(Err(usage::condense(&error))),
     };
-    log::start(log::level(args.punch.quiet, args.punch.verbose));
+    let (quiet, verbose) = match &args.command {
+        Some(Command::Nat(nat)) => (nat.quiet, nat.verbose),
+        _ => (args.punch.quiet, args.punch.verbose),
+    };
+    log::start(log::level(quiet, verbose));
     end(match &args.command {
         None => punch::punch(&args.punch, now),
         Some(Command::Doctor { json }) => doctor::run(*json),
+        Some(Command::Nat(args)) => nat::run(args),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),
         Some(Command::Ladder { a, b, svg }) => draw(a, b.as_deref(), *svg),

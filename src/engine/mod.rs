@@ -2,6 +2,7 @@
 
 mod clock_check;
 mod config;
+mod discovery;
 mod drive;
 mod error;
 mod field;
@@ -14,6 +15,7 @@ mod run;
 mod survey;
 
 pub use config::{Opener, Progress, Punch};
+pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use report::Report;
 pub use survey::{Held, Sample, Survey, SurveyError};

@@ -32,9 +32,11 @@ pub struct Evidence {
     /// Whether an ACK to the server that begins a connection drew the server's reset; `None`: not
     /// tried.
     pub ack_answered: Option<bool>,
-    /// Whether silence towards such an ACK is the routers' doing as far as is known. A server of
-    /// others may stand behind a firewall of its own.
-    pub server_answers_acks: bool,
+    /// Whether raw packets could be sent at all.
+    pub raw: bool,
+    /// Whether the server is a tcp-punch server. Only such a one sends SYNs, and it is known to
+    /// answer an ACK out of nowhere; one of others may stand behind a firewall of its own.
+    pub ours: bool,
     /// Two ports of this host's, each of which sent a SYN to the other's external address.
     pub hairpin: Option<Hairpin>,
     /// The routers towards the server.
@@ -101,6 +103,7 @@ const MISSED: f64 = 0.8;
 const LEAST: f64 = 0.7;
 
 const NO_SERVER: &str = "only a tcp-punch server sends the SYNs that would tell (--server)";
+const NO_RAW: &str = "not tried: it takes raw packets, for which this program needs privileges";
 
 impl Evidence {
     /// What follows.
@@ -109,7 +112,7 @@ impl Evidence {
         let translated = self.translated();
         let mapping = mapping(fit.as_ref(), translated);
         let filtering = self.filtering();
-        let crossed_syn = self.crossed_syn(&filtering);
+        let crossed_syn = self.crossed_syn(&mapping, &filtering);
         Nat {
             boundary: match (translated, filtering.value) {
                 (true, _) => Boundary::Nat,
@@ -189,10 +192,7 @@ impl Evidence {
                 "a SYN from another address came in and one from the same address did not, which \
                  no filter of RFC 4787 does",
             ),
-            (None, _) if self.from_other_port.is_none() && self.from_other_address.is_none() => {
-                Finding::unknown(NO_SERVER)
-            }
-            (None, _) => Finding::unknown("the server sent no SYN from its other port"),
+            (None, _) => Finding::unknown(self.why_no_syn()),
         }
     }
 
@@ -200,7 +200,7 @@ impl Evidence {
         let probes = [self.from_other_address, self.from_other_port];
         let mut probes = probes.into_iter().flatten().peekable();
         if probes.peek().is_none() {
-            return Finding::unknown(NO_SERVER);
+            return Finding::unknown(self.why_no_syn());
         }
         let mut waited = None;
         let mut all_arrived = true;
@@ -236,7 +236,19 @@ impl Evidence {
         }
     }
 
-    fn crossed_syn(&self, filtering: &Finding<Filtering>) -> Finding<Passage> {
+    fn why_no_syn(&self) -> &'static str {
+        match (self.raw, self.ours) {
+            (_, false) => NO_SERVER,
+            (false, true) => NO_RAW,
+            (true, true) => "the server sent no SYN from its other port",
+        }
+    }
+
+    fn crossed_syn(
+        &self,
+        mapping: &Finding<MappingBehaviour>,
+        filtering: &Finding<Filtering>,
+    ) -> Finding<Passage> {
         let unasked = [self.from_other_port, self.from_other_address];
         match self.crossed.and_then(Probe::passage) {
             Some(Passage::Passes) => {
@@ -254,15 +266,24 @@ impl Evidence {
                      did",
                 )
             }
+            // Both ports of the server have to see the same mapping.
+            Some(Passage::Blocked)
+                if !matches!(
+                    mapping.value,
+                    Some(
+                        MappingBehaviour::EndpointIndependent | MappingBehaviour::AddressDependent
+                    )
+                ) =>
+            {
+                Finding::unknown("the mapping for the server's other port is not known")
+            }
             Some(Passage::Blocked) => {
                 Finding::known(Passage::Blocked, 0.9, "a SYN that crossed ours did not come in")
             }
-            None if self.crossed.is_some() => Finding::unknown("the server sent no SYN"),
-            None if self.from_other_port.is_none() => Finding::unknown(NO_SERVER),
-            None => Finding::unknown(
-                "our SYN has to leave by a known mapping and to die past the NAT and before the \
-                 server, and one of these is not so",
-            ),
+            None if self.raw && self.ours && self.from_other_port.is_some() => {
+                Finding::unknown("no hop limit lets our SYN die past the NAT and before the server")
+            }
+            None => Finding::unknown(self.why_no_syn()),
         }
     }
 
@@ -273,7 +294,7 @@ impl Evidence {
                 SEEN,
                 "the server's reset to an ACK out of nowhere came in",
             ),
-            Some(false) if self.server_answers_acks => Finding::known(
+            Some(false) if self.ours => Finding::known(
                 Passage::Blocked,
                 MISSED,
                 "no reset came to three ACKs out of nowhere",
@@ -282,7 +303,7 @@ impl Evidence {
                 "no reset came to three ACKs out of nowhere, but a firewall of the server's may \
                  drop those",
             ),
-            None => Finding::unknown("not tried: it takes raw packets"),
+            None => Finding::unknown(NO_RAW),
         }
     }
 
@@ -307,7 +328,8 @@ impl Evidence {
                 "the mapping towards the external address is not known, so that a SYN may have \
                  missed it",
             ),
-            None => Finding::unknown("not tried: it takes raw packets"),
+            None if !self.ours => Finding::unknown("not tried: it takes a tcp-punch server"),
+            None => Finding::unknown(NO_RAW),
         }
     }
 

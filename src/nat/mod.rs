@@ -5,6 +5,7 @@ mod classify;
 mod counts;
 mod density;
 mod fit;
+mod meaning;
 mod model;
 mod path;
 mod pool;
@@ -16,6 +17,7 @@ pub use behaviour::{
 };
 pub use classify::{Evidence, Hairpin, Probe, ProbeAnswer, Said};
 pub use fit::{Fit, MappingBehaviour, Observation, Unknown, fit};
+pub use meaning::{advice, meaning};
 pub use model::{ModelError, PortModel, Sequence};
 pub use path::{NoOpener, Path};
 pub use pool::{PoolError, PortPool};

@@ -53,7 +53,8 @@ fn behind(mapper: Mapper) -> Evidence {
         from_other_address: refused(Said::Reset, 21),
         crossed: PASSED,
         ack_answered: Some(true),
-        server_answers_acks: true,
+        raw: true,
+        ours: true,
         hairpin: Some(Hairpin::Reset),
         path: path(&["192.168.1.1", "192.0.2.1", "192.0.2.2"]),
         external_at: Some(1),
@@ -157,7 +158,7 @@ fn what_only_a_server_of_ours_can_tell_is_unknown_without_one() {
         from_other_address: None,
         crossed: None,
         ack_answered: Some(false),
-        server_answers_acks: false,
+        ours: false,
         ..behind(preserving)
     }
     .judge();
@@ -248,7 +249,7 @@ fn random_ports_over_everything_meet_only_known_ports() {
     let random: Mapper =
         |source, address, port| 1024 + mixed(&[source, address.into(), port]) % 64_512;
     let mut evidence = behind(random);
-    evidence.crossed = None;
+    evidence.crossed = refused(Said::Nothing, 1300);
     let nat = evidence.judge();
     assert!(nat.allocation.value.as_ref().is_some_and(|it| it.ports > 50_000), "{nat:?}");
     assert_eq!(nat.crossed_syn.value, None);
