@@ -167,9 +167,46 @@ pub struct NatArgs {
     pub verbose: u8,
 }
 
+/// The rendezvous server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; [::] is every address of both IP versions
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:3478")]
+    pub listen: String,
+    /// The second port
+    #[arg(long, value_name = "PORT", default_value = "3479", allow_hyphen_values = true)]
+    pub alt_port: String,
+    /// Another address of this host, for both ports: clients then learn how their routers filter
+    /// by address; repeatable, once for each IP version
+    #[arg(long, value_name = "ADDR")]
+    pub alt_addr: Vec<String>,
+    /// Tell figures to Prometheus here, under /metrics
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<String>,
+    /// What one address may have: connections=512,waiting=64 at once, meetings=120,probes=240 a
+    /// minute, requests=1000 a second, or some of it
+    #[arg(long, value_name = "QUOTA")]
+    pub quota: Option<String>,
+    /// Clients at once, of all addresses
+    #[arg(long, value_name = "N", default_value = "120000", allow_hyphen_values = true)]
+    pub capacity: String,
+    /// How to log on standard error
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = ["text", "json"],
+          hide_possible_values = true)]
+    pub log: String,
+    /// Log only errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Log more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the rendezvous server: meetings, STUN over TCP and a clock
+    Serve(ServeArgs),
     /// Check kernel, capabilities, clock and firewall; name the command that mends each
     Doctor {
         /// Print JSON

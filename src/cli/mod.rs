@@ -18,6 +18,7 @@ pub mod punch;
 pub mod race;
 pub mod records;
 pub mod secret;
+pub mod serve;
 pub mod span;
 pub mod stun;
 pub mod usage;
@@ -48,13 +49,14 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return end(Err(usage::condense(&error))),
     };
-    let (quiet, verbose) = match &args.command {
-        Some(Command::Nat(nat)) => (nat.quiet, nat.verbose),
-        _ => (args.punch.quiet, args.punch.verbose),
-    };
-    log::start(log::level(quiet, verbose));
+    match &args.command {
+        Some(Command::Serve(serve)) => serve::start_log(serve),
+        Some(Command::Nat(nat)) => log::start(log::level(nat.quiet, nat.verbose)),
+        _ => log::start(log::level(args.punch.quiet, args.punch.verbose)),
+    }
     end(match &args.command {
         None => punch::punch(&args.punch, now),
+        Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Nat(args)) => nat::run(args),
         Some(Command::Completions { shell }) => completions(*shell),

@@ -4,6 +4,7 @@
 
 mod frame;
 mod message;
+pub mod server;
 
 pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
 pub use message::{

@@ -8,9 +8,10 @@ use crate::wire::Tuple;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
+    connect, recvmsg, setsockopt, socket, sockopt,
 };
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -41,10 +42,32 @@ impl Dial {
     /// # Errors
     /// [`DialError`].
     pub fn new(local: SocketAddr, remote: SocketAddr) -> Result<Self, DialError> {
+        Self::open(local, remote, false)
+    }
+
+    /// Likewise, where this process [listens](super::listen_at) on the local port.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub fn from_listening_port(local: SocketAddr, remote: SocketAddr) -> Result<Self, DialError> {
+        Self::open(local, remote, true)
+    }
+
+    fn open(local: SocketAddr, remote: SocketAddr, listening: bool) -> Result<Self, DialError> {
         let family = if remote.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(family, SockType::Stream, flags, None).named("socket(SOCK_STREAM)")?;
         setsockopt(&socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
+        if listening {
+            setsockopt(&socket, sockopt::ReusePort, &true).named("setsockopt(SO_REUSEPORT)")?;
+            // For `drew_icmp`.
+            if remote.is_ipv6() {
+                setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+                    .named("setsockopt(IPV6_RECVERR)")?;
+            } else {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true).named("setsockopt(IP_RECVERR)")?;
+            }
+        }
         if local.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true).named("setsockopt(IPV6_V6ONLY)")?;
         }
@@ -52,7 +75,7 @@ impl Dial {
             .map_err(|errno| GuardError::of_bind(errno, local, "bind(SOCK_STREAM)"))?;
         let remote_address = SockaddrStorage::from(remote);
         let mut result = connect(socket.as_raw_fd(), &remote_address);
-        if result == Err(Errno::EADDRNOTAVAIL) && make_way(local, remote) {
+        if result == Err(Errno::EADDRNOTAVAIL) && !listening && make_way(local, remote) {
             result = connect(socket.as_raw_fd(), &remote_address);
         }
         match result {
@@ -68,6 +91,24 @@ impl Dial {
     /// What the network or the far end said.
     pub fn outcome(&self) -> io::Result<()> {
         self.0.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Whether an ICMP error has ended a connection [from a listening
+    /// port](Dial::from_listening_port): port unreachable gives the same error number as a reset.
+    pub fn drew_icmp(&self) -> bool {
+        let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+        let mut quoted = [0; 128];
+        let mut slices = [IoSliceMut::new(&mut quoted)];
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let queued = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags);
+        let controls = queued.as_ref().ok().and_then(|message| message.cmsgs().ok());
+        controls.into_iter().flatten().any(|control| match control {
+            ControlMessageOwned::Ipv4RecvErr(error, _)
+            | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                matches!(error.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)
+            }
+            _ => false,
+        })
     }
 
     /// Our end of it.
@@ -99,6 +140,18 @@ impl Dial {
 impl AsFd for Dial {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<Dial> for TcpStream {
+    fn from(dial: Dial) -> Self {
+        dial.0
+    }
+}
+
+impl From<TcpStream> for Dial {
+    fn from(stream: TcpStream) -> Self {
+        Self(stream)
     }
 }
 

@@ -448,10 +448,12 @@ impl Trials {
         } else if asks && is_for(CROSSING) && Some(from) == other_port {
             arrived = Some(2);
         }
+        let looped = LOOP.into_iter().any(is_for) && from != self.server;
         if let Some(syn) = arrived.and_then(|number| self.filter[number].as_mut()) {
             syn.arrived = true;
+            self.refuse(segment);
         }
-        if LOOP.into_iter().any(is_for) && from != self.server {
+        if looped {
             self.looped.arrived |= asks;
             self.looped.resets = self.looped.resets.saturating_add(u8::from(segment.rst));
         }
@@ -462,6 +464,22 @@ impl Trials {
             && segment.seq == ack_number(self.random)
         {
             self.ack_answered = true;
+        }
+    }
+
+    /// So that the server need not send its SYN again and wait: the kernel is silent there.
+    fn refuse(&mut self, syn: &Segment) {
+        let reset = Segment {
+            syn: false,
+            rst: true,
+            ack: Some(syn.end()),
+            window: 0,
+            ..self::segment(syn.tuple.reversed(), DEFAULT_HOP_LIMIT, 0)
+        };
+        if let Some(air) = &mut self.air
+            && let Err(error) = air.send(syn.tuple.local.ip(), &reset.to_packet())
+        {
+            tracing::debug!("{error}");
         }
     }
 
