@@ -139,7 +139,10 @@ fn text(found: &Discovered, verbose: bool) -> String {
                         Way::SynAck => "syn-ack",
                         Way::MidStream => "mid-stream",
                     };
-                    format!("yes, {name}, {tuples} pairs of ports")
+                    match tuples {
+                        1 => format!("yes, {name}"),
+                        _ => format!("yes, {name}, a search of {tuples} pairs of ports"),
+                    }
                 }
                 (Verdict::Yes, ..) => "yes".to_owned(),
                 (Verdict::No, ..) => format!("no: {}", it.because),

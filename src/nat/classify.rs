@@ -207,14 +207,17 @@ impl Evidence {
         for probe in probes.filter(|probe| !probe.arrived) {
             all_arrived = false;
             let Some(ProbeAnswer { said, after }) = probe.answer else { continue };
-            let seconds = after.as_secs_f64();
+            let span = match after.as_millis() {
+                ms if ms < 1000 => format!("{ms} ms"),
+                ms => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+            };
             let (value, because) = match said {
                 Said::SynAck => (Unsolicited::Answered, "a SYN-ACK"),
                 Said::Reset | Said::Icmp if after >= HELD => (Unsolicited::Held, "an error"),
                 Said::Reset => (Unsolicited::Reset, "a reset"),
                 Said::Icmp => (Unsolicited::Icmp, "an ICMP error"),
                 Said::Nothing if after >= SILENT => {
-                    let because = format!("nothing came back within {seconds:.1} s");
+                    let because = format!("nothing came back within {span}");
                     return Finding::known(Unsolicited::Silence, UNSEEN, because);
                 }
                 Said::Nothing => {
@@ -222,7 +225,7 @@ impl Evidence {
                     continue;
                 }
             };
-            return Finding::known(value, SEEN, format!("{because} after {seconds:.1} s"));
+            return Finding::known(value, SEEN, format!("{because} came back after {span}"));
         }
         match waited {
             Some(waited) => Finding::unknown(format!(

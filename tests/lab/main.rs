@@ -28,6 +28,7 @@ mod strategies;
 mod streams;
 mod stun;
 mod timeouts;
+mod told;
 mod trace;
 mod veth;
 mod wan;

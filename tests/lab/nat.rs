@@ -12,9 +12,10 @@ use crate::kind::{KINDS, Kind};
 use crate::network::{Host, Network};
 use crate::pair::eventually;
 use crate::program::{Ended, Program, binary};
+use crate::told;
 
 /// The two addresses of the server, apart from those of the hops.
-pub(crate) const ADDRESSES: &str = "192.0.2.250,192.0.2.251";
+const ADDRESSES: &str = "192.0.2.250,192.0.2.251";
 const MAIN: &str = "192.0.2.250";
 const OTHER: &str = "192.0.2.251";
 const IPV6: &str = "2001:db8:fff0::1,2001:db8:fff0::2";
@@ -68,91 +69,6 @@ fn document(ended: &Ended) -> Value {
     serde_json::from_str(&ended.stdout).expect("JSON")
 }
 
-/// What of a document a kind of router decides.
-fn essence(found: &Value) -> Value {
-    let value = |name: &str| found[name]["value"].clone();
-    json!({
-        "boundary": found["boundary"],
-        "mapping": value("mapping"),
-        "filtering": value("filtering"),
-        "allocation": found["allocation"]["value"]["kind"],
-        "unsolicited": value("unsolicited_syn"),
-        "crossed": value("crossed_syn"),
-        "mid_stream": value("mid_stream"),
-        "hairpin": value("hairpin"),
-        "nats": found["nats"]["at_least"],
-    })
-}
-
-/// What is to be found of a router of the matrix.
-fn expected(name: &str) -> Value {
-    let mut all = json!({
-        "boundary": "nat",
-        "mapping": "endpoint_independent",
-        "filtering": "address_and_port_dependent",
-        "allocation": "preserving",
-        "unsolicited": "reset",
-        "crossed": "passes",
-        "mid_stream": "passes",
-        "hairpin": "blocked",
-        "nats": 1,
-    });
-    let apdm = [
-        ("mapping", json!("address_and_port_dependent")),
-        // A SYN of ours and one of the server's would have to meet on a mapping that nobody knows.
-        ("crossed", Value::Null),
-        ("hairpin", Value::Null),
-    ];
-    let silent = ("unsolicited", json!("silence"));
-    let linux = ("allocation", json!("linux_random"));
-    let blocked = ("crossed", json!("blocked"));
-    let strict = ("mid_stream", json!("blocked"));
-    let with = |more: &[(&'static str, Value)]| [&apdm[..], more].concat();
-    let differs = match name {
-        "none" => vec![
-            ("boundary", json!("open")),
-            ("filtering", json!("endpoint_independent")),
-            ("unsolicited", Value::Null),
-            ("hairpin", Value::Null),
-            ("nats", json!(0)),
-        ],
-        "masquerade" | "reject" | "invalid-drop" => vec![],
-        "drop" | "rewrite-seq" | "strip-options" => vec![silent],
-        "icmp" => vec![("unsolicited", json!("icmp"))],
-        "listener" => vec![("unsolicited", json!("answered"))],
-        "strict" => vec![strict],
-        "syn-block" => vec![blocked],
-        "raw-syn-block" => vec![blocked, silent],
-        "raw+strict" | "syn-ignored" => vec![blocked, silent, strict],
-        "to-ports" => vec![("allocation", json!("stable"))],
-        "random" | "random-fully" | "random+block" => with(&[linux]),
-        "random+drop" => with(&[linux, silent]),
-        "cgn" => vec![("nats", json!(2))],
-        "full-cone" => vec![
-            ("filtering", json!("endpoint_independent")),
-            // Nothing can be sent to a port that has no mapping.
-            ("unsolicited", Value::Null),
-        ],
-        "adf" => vec![("filtering", json!("address_dependent"))],
-        "hold" => vec![("unsolicited", json!("held"))],
-        "adm" => vec![
-            ("mapping", json!("address_dependent")),
-            ("filtering", json!("address_dependent")),
-            ("allocation", json!("random")),
-            ("hairpin", Value::Null),
-            silent,
-        ],
-        "sequential" | "busy-step-2" => with(&[("allocation", json!("sequential")), silent]),
-        "parity" => with(&[("allocation", json!("parity")), silent]),
-        "block-64" => with(&[("allocation", json!("random"))]),
-        other => panic!("what is {other}?"),
-    };
-    for (name, value) in differs {
-        all[name] = value;
-    }
-    all
-}
-
 /// What is wrong with what is found of a kind, if anything.
 fn wrong(kind: &Kind) -> Option<String> {
     let network = behind(kind.network, kind.outer, ADDRESSES);
@@ -162,7 +78,7 @@ fn wrong(kind: &Kind) -> Option<String> {
         return Some(format!("{}: {}", kind.name, ended.stderr));
     }
     let found = document(&ended);
-    let (is, should) = (essence(&found), expected(kind.name));
+    let (is, should) = (told::essence(&found), told::expected(kind.name));
     println!("{}: {} ms", kind.name, found["took_ms"]);
     (is != should).then(|| format!("{}: {is}\nshould be {should}\n{found:#}", kind.name))
 }
@@ -272,8 +188,9 @@ fn nat_says_it_in_words() {
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn nat_finds_a_router_that_hairpins() {
-    for (spec, is) in [("user:hairpin=yes", "passes"), ("user:hairpin=no", "blocked")] {
-        let network = behind(&format!("{spec},unsolicited=rst"), None, ADDRESSES);
+    for (hairpin, is) in [("yes", "passes"), ("no", "blocked")] {
+        let spec = format!("user:hairpin={hairpin},filtering=eif,unsolicited=rst");
+        let network = behind(&spec, None, ADDRESSES);
         let _server = Server::start(&network.server(), MAIN, Some(OTHER));
         let found = document(&nat(&network, &["--server", MAIN, "--json"]));
         assert_eq!(found["hairpin"]["value"], is, "{found:#}");
@@ -393,6 +310,58 @@ fn a_server_that_lies_about_the_address_is_named() {
     let warning = found["warnings"][0].as_str().unwrap_or_default();
     assert!(warning.contains("192.0.2.77") && warning.contains("198.51.100.1"), "{found:#}");
     assert!(ended.stderr.contains("one of them lies"), "{}", ended.stderr);
+}
+
+/// A packet lost here and there costs time, and no finding becomes wrong.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn lost_packets_make_no_finding_wrong() {
+    let options = ["--delay", "10ms", "--nat-b", "none", "--loss", "2", "--seed", "7"];
+    let network = Network::up(options.into_iter().chain(["--server", ADDRESSES]));
+    let _server = Server::start(&network.server(), MAIN, Some(OTHER));
+    let should = told::expected("masquerade");
+    for _ in 0..10 {
+        let found = document(&nat(&network, &["--server", MAIN, "--json"]));
+        let is = told::essence(&found);
+        for (name, value) in should.as_object().expect("names") {
+            assert!(is[name] == *value || is[name].is_null(), "{name}: {found:#}");
+        }
+    }
+}
+
+/// The server ends while the router's silence is waited for.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_server_that_dies_meanwhile_leaves_what_it_would_have_told_unknown() {
+    let network = behind("masquerade,drop", None, ADDRESSES);
+    let mut server = Server::start(&network.server(), MAIN, Some(OTHER));
+    let mut command = network.host_a().command(binary());
+    command.args(["nat", "--server", MAIN, "--json"]);
+    let program = Program::start(&mut command);
+    program.await_stderr("says nothing");
+    server.0.take().expect("it runs").signal(Signal::SIGKILL);
+    let began = Instant::now();
+    let found = document(&program.end());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(found["unsolicited_syn"]["value"], Value::Null, "{found:#}");
+    assert_eq!(found["mapping"]["value"], "endpoint_independent", "{found:#}");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn without_privileges_nat_tells_mappings() {
+    let network = behind("masquerade", None, ADDRESSES);
+    let _server = Server::start(&network.server(), MAIN, Some(OTHER));
+    let mut command = network.host_a().command("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set=-all", &binary()]);
+    command.args(["nat", "--server", MAIN, "--json"]);
+    let ended = Program::start(&mut command).end();
+    let found = document(&ended);
+    assert!(ended.stderr.contains("run it with sudo"), "{}", ended.stderr);
+    assert_eq!(found["mapping"]["value"], "endpoint_independent", "{found:#}");
+    for unknown in ["filtering", "unsolicited_syn", "crossed_syn", "mid_stream", "hairpin"] {
+        assert_eq!(found[unknown]["value"], Value::Null, "{unknown}: {found:#}");
+    }
 }
 
 #[test]
