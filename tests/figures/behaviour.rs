@@ -74,8 +74,8 @@ fn told(outcomes: &[Outcome]) -> Measured {
     for (name, outcomes) in
         [("nat, the router answers", answers), ("nat, the router says nothing", waits)]
     {
-        let took = outcomes.iter().flat_map(|it| it.took_ms.iter().copied()).collect();
-        measured.samples.push(Sample::new(took).summary(name, "ms"));
+        let took: Sample = outcomes.iter().flat_map(|it| it.took_ms.iter().copied()).collect();
+        measured.samples.push(took.summary(name, "ms"));
     }
     for outcome in outcomes.iter().filter(|it| it.right < RUNS) {
         let first = outcome.wrong.first().map_or("", String::as_str);
