@@ -39,7 +39,7 @@ usage: network.sh up NAME [OPTION...]
                          For IPv6 it is a stateful firewall with the same options.
   --outer-a SPEC         a second NAT behind router-a's, as a carrier has, and a hop of its own
                          (100.64.0.1); likewise --outer-b
-  --server IP            somebody outside with this address, in the namespace server
+  --server IP[,IP...]    somebody outside with these addresses, in the namespace server
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT

@@ -13,6 +13,7 @@ pub mod ladder;
 pub mod log;
 pub mod meet;
 pub mod model;
+pub mod nat;
 pub mod opener;
 pub mod outcome;
 pub mod punch;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
     };
     match &args.command {
         Some(Command::Serve(serve)) => serve::start_log(serve),
+        Some(Command::Nat(nat)) => log::start(log::level(nat.quiet, nat.verbose)),
         Some(Command::Meet(meet)) => log::start(meet.records.level()),
         _ => log::start(args.punch.records.level()),
     }
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Some(Command::Meet(args)) => meet::meet(args),
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
+        Some(Command::Nat(args)) => nat::run(args),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),
         Some(Command::Ladder { a, b, svg }) => draw(a, b.as_deref(), *svg),

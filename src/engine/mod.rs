@@ -2,6 +2,7 @@
 
 mod clock_check;
 mod config;
+mod discovery;
 mod drive;
 mod error;
 mod field;
@@ -16,6 +17,7 @@ pub mod serve;
 mod survey;
 
 pub use config::{Opener, Progress, Punch};
+pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use meet::{Meet, MeetError, MeetFailure, Met, Step, Way};
 pub use report::Report;
