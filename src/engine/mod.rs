@@ -7,6 +7,7 @@ mod error;
 mod field;
 mod fire;
 mod installation;
+mod mapping;
 mod prober;
 mod recorder;
 pub mod report;
@@ -15,6 +16,7 @@ mod survey;
 
 pub use config::{Opener, Progress, Punch};
 pub use error::{Failure, PunchError};
+pub use mapping::{MapRequest, MappingError, MappingProtocol, PendingMapping, PortMapping};
 pub use report::Report;
 pub use survey::{Held, Sample, Survey, SurveyError};
 
