@@ -15,6 +15,7 @@ mod keys;
 mod leftovers;
 mod network;
 mod pair;
+mod portmap;
 mod privileges;
 mod program;
 mod records;

@@ -5,7 +5,7 @@
 //! and has to be known anyway; only the first of them goes on, and only when PCP, which answers
 //! with address and mapping at once, has had its chance.
 
-use super::held::{ASKED_AGAIN, Held, NOT_AWAITED, words};
+use super::held::{ASKED_AGAIN, Held, NOT_AWAITED, refused};
 use super::outer::Outer;
 use super::request::MapRequest;
 use super::upnp::{GROUP, Igd};
@@ -13,15 +13,17 @@ use super::{MappingError, MappingProtocol};
 use crab_nat::pcp::{self, BaseMapRequest, DropMappingRange};
 use crab_nat::{InternetProtocol, PortMappingOptions, natpmp};
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::time::Duration;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-/// A router that speaks PCP and something else answers both at the same time, give or take a slow
-/// processor.
-const PCP_FIRST: Duration = Duration::from_millis(20);
+/// A router on the local network that speaks PCP or NAT-PMP answers within milliseconds. So long
+/// an offer waits for PCP, and so much later UPnP's search begins: it makes a router send documents
+/// about itself, twice, and a small one is busy with that.
+const HEAD_START: Duration = Duration::from_millis(20);
 
 /// A router that has offered a mapping and been asked for it has that long.
 const MADE_WITHIN: Duration = Duration::from_secs(2);
@@ -85,12 +87,10 @@ impl Course {
                 MappingProtocol::UpnpIgd => {
                     // Some routers answer only what is sent to the group, some only what is sent
                     // to them.
+                    let others = asked.protocols.iter().any(|it| *it != MappingProtocol::UpnpIgd);
+                    let wait = if others { HEAD_START } else { Duration::ZERO };
                     for address in [gateway, GROUP] {
-                        let asked = asked.clone();
-                        answers.spawn_blocking(move || {
-                            let found = Igd::search(&asked, gateway, address);
-                            (MappingProtocol::UpnpIgd, found.map(Offer::Upnp))
-                        });
+                        answers.spawn(search_upnp(asked.clone(), gateway, address, wait));
                     }
                 }
             }
@@ -128,13 +128,12 @@ impl Course {
                         Ok(offer) => {
                             tracing::debug!("router {} offers {protocol}", self.gateway);
                             self.offers.push_back(offer);
-                            self.taken_by.get_or_insert(Instant::now() + PCP_FIRST);
+                            self.taken_by.get_or_insert(Instant::now() + HEAD_START);
                         }
                         Err(Some(error)) => self.note(error),
                         Err(None) => tracing::debug!("{protocol}: no answer"),
                     }
                 }
-                // What answers nonsense must not end the others.
                 Ok(Some(Err(error))) => tracing::debug!("asking the router: {error}"),
                 Ok(None) | Err(_) => return self.offers.pop_front(),
             }
@@ -180,15 +179,15 @@ impl Course {
         let (gateway, port) = (self.gateway, self.port);
         let asking =
             natpmp::port_mapping(gateway.into(), InternetProtocol::Tcp, port, options(&self.asked));
-        let why = match timeout(MADE_WITHIN, asking).await {
+        let why: Box<dyn Display + Send> = match timeout(MADE_WITHIN, asking).await {
             Ok(Ok(mapping)) => return Ok(Held::NatPmp(mapping, external)),
-            Ok(Err(failure)) => words(&failure.to_string()),
-            Err(_) => "it did not answer any more".into(),
+            Ok(Err(failure)) => Box::new(failure),
+            Err(_) => Box::new("it answers no more"),
         };
-        let once = Some(NOT_AWAITED);
-        let _ =
-            natpmp::try_drop_mapping(gateway.into(), InternetProtocol::Tcp, Some(port), once).await;
-        Err(MappingError::Refused { gateway, protocol: MappingProtocol::NatPmp, why })
+        // It may have made it all the same.
+        let (tcp, once) = (InternetProtocol::Tcp, Some(NOT_AWAITED));
+        let _ = natpmp::try_drop_mapping(gateway.into(), tcp, Some(port), once).await;
+        Err(refused(gateway, MappingProtocol::NatPmp, &*why))
     }
 
     /// Takes back what PCP was asked for, if it said nothing: it may have made it.
@@ -233,37 +232,52 @@ fn options(asked: &MapRequest) -> PortMappingOptions {
 }
 
 async fn ask_pcp(base: BaseMapRequest, nonce: pcp::Nonce, options: PortMappingOptions) -> Answer {
-    let std::net::IpAddr::V4(gateway) = base.gateway.into() else {
-        return (MappingProtocol::Pcp, Err(None));
-    };
+    let protocol = MappingProtocol::Pcp;
+    let IpAddr::V4(gateway) = base.gateway.into() else { return (protocol, Err(None)) };
     let answer = pcp::port_mapping(base, Some(nonce), None, options).await;
     let answer = answer.map(|mapping| Offer::Made(Held::Pcp(mapping))).map_err(|failure| {
-        match &failure {
+        match failure {
             // Nobody there, or somebody of NAT-PMP alone.
             pcp::Failure::Timeout | pcp::Failure::UnsupportedVersion(_) => None,
-            pcp::Failure::Socket(error) if is_refusal(error) => None,
-            _ => Some(words(&failure.to_string())),
+            pcp::Failure::Socket(error) if is_refusal(&error) => None,
+            pcp::Failure::NetworkFailure(_) => Some(offline(gateway, protocol)),
+            other => Some(refused(gateway, protocol, &other)),
         }
-        .map(|why| MappingError::Refused { gateway, protocol: MappingProtocol::Pcp, why })
     });
-    (MappingProtocol::Pcp, answer)
+    (protocol, answer)
 }
 
 async fn ask_nat_pmp(gateway: Ipv4Addr) -> Answer {
+    let protocol = MappingProtocol::NatPmp;
     let answer = natpmp::external_address(gateway.into(), Some(ASKED_AGAIN)).await;
-    let answer = answer.map(Offer::NatPmp).map_err(|failure| {
-        match &failure {
-            natpmp::Failure::Timeout | natpmp::Failure::UnsupportedVersion(_) => None,
-            natpmp::Failure::Socket(error) if is_refusal(error) => None,
-            _ => Some(words(&failure.to_string())),
-        }
-        .map(|why| MappingError::Refused {
-            gateway,
-            protocol: MappingProtocol::NatPmp,
-            why,
-        })
+    let answer = answer.map(Offer::NatPmp).map_err(|failure| match failure {
+        natpmp::Failure::Timeout | natpmp::Failure::UnsupportedVersion(_) => None,
+        natpmp::Failure::Socket(error) if is_refusal(&error) => None,
+        natpmp::Failure::NetworkFailure => Some(offline(gateway, protocol)),
+        other => Some(refused(gateway, protocol, &other)),
     });
-    (MappingProtocol::NatPmp, answer)
+    (protocol, answer)
+}
+
+async fn search_upnp(
+    asked: MapRequest,
+    gateway: Ipv4Addr,
+    address: Ipv4Addr,
+    wait: Duration,
+) -> Answer {
+    sleep(wait).await;
+    let searched = spawn_blocking(move || Igd::search(&asked, gateway, address)).await;
+    // What answers nonsense must not end the others.
+    let found = searched.unwrap_or_else(|error| {
+        tracing::debug!("searching the router: {error}");
+        Err(None)
+    });
+    (MappingProtocol::UpnpIgd, found.map(Offer::Upnp))
+}
+
+/// The router has no outer address, or none that it thinks anything of.
+fn offline(gateway: Ipv4Addr, protocol: MappingProtocol) -> MappingError {
+    MappingError::NoOuterAddress { gateway, protocol, external: Ipv4Addr::UNSPECIFIED }
 }
 
 /// ICMP port unreachable: the router is there, and no such program on it.

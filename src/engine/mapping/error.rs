@@ -45,14 +45,14 @@ pub enum MappingError {
         /// What it called its outer address.
         external: Ipv4Addr,
     },
-    /// It names an outer address that no router can have.
-    #[error("router {gateway} says that its outer address is {external}, which cannot be")]
+    /// It has no outer address, or names one that no router can have.
+    #[error("router {gateway} has no public address to map a port of: it names {external}")]
     NoOuterAddress {
         /// Which.
         gateway: Ipv4Addr,
         /// How it was asked.
         protocol: MappingProtocol,
-        /// What it called its outer address.
+        /// What it called its outer address; unspecified if nothing.
         external: Ipv4Addr,
     },
     /// It makes mappings for ever, which would be left behind after a kill.
@@ -91,7 +91,9 @@ impl MappingError {
                                      forward a port there by hand"
                 .into(),
             Self::SecondNat { .. } => "ask the provider for a public address, or use IPv6".into(),
-            Self::NoOuterAddress { .. } => "check that the router is online".into(),
+            Self::NoOuterAddress { .. } => "check that the router is online and its outer address \
+                                            public; behind a provider's NAT use IPv6"
+                .into(),
             Self::OnlyPermanent { .. } => "forward a port in the router's settings by hand".into(),
             Self::Late => "give the router more time, or do without".into(),
             Self::NoThread(_) => "see how many threads may run (ulimit -u)".into(),

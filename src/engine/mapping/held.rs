@@ -3,6 +3,7 @@
 use super::upnp::UpnpMapping;
 use super::{MappingError, MappingProtocol};
 use crab_nat::{PortMapping, PortMappingType, TimeoutConfig};
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub(super) enum Held {
 /// RFC 6886 section 3.1 waits 250 ms at first and RFC 6887 section 8.1.1 three seconds, for routers
 /// anywhere. This one is on the local network, and somebody is waiting.
 pub(super) const ASKED_AGAIN: TimeoutConfig = TimeoutConfig {
-    initial_timeout: Duration::from_millis(80),
+    initial_timeout: Duration::from_millis(100),
     max_retries: 8,
     max_retry_timeout: Some(Duration::from_secs(1)),
 };
@@ -65,11 +66,7 @@ impl Held {
         let protocol = self.protocol();
         match self {
             Self::Pcp(mapping) | Self::NatPmp(mapping, _) => {
-                mapping.renew().await.map_err(|failure| MappingError::Refused {
-                    gateway,
-                    protocol,
-                    why: words(&failure.to_string()),
-                })
+                mapping.renew().await.map_err(|failure| refused(gateway, protocol, &failure))
             }
             Self::Upnp(mapping) => mapping.renew().await,
         }
@@ -91,9 +88,43 @@ impl Held {
     }
 }
 
-/// What a router said, without the words around it.
-pub(super) fn words(failure: &str) -> String {
-    let said = failure.trim_start_matches("PCP(").trim_start_matches("NAT-PMP(");
-    let said = if said.len() < failure.len() { said.trim_end_matches(')') } else { said };
-    said.trim_start_matches("Server responded with code: ").to_lowercase()
+/// The router would not.
+pub(super) fn refused(
+    gateway: Ipv4Addr,
+    protocol: MappingProtocol,
+    why: &dyn Display,
+) -> MappingError {
+    MappingError::Refused { gateway, protocol, why: words(&why.to_string()) }
+}
+
+/// What a router said, without the crates' words around it, as one line fit to be shown: some of it
+/// is the router's own text.
+fn words(failure: &str) -> String {
+    let said = ["PCP(", "NAT-PMP("]
+        .iter()
+        .find_map(|name| failure.strip_prefix(name)?.strip_suffix(')'))
+        .unwrap_or(failure);
+    let said = said.trim_start_matches("Server responded with code: ");
+    let line = said.split(char::is_control).next().unwrap_or_default().trim_end();
+    line.chars().take(LONGEST).collect::<String>().to_lowercase()
+}
+
+/// Characters of what a router said.
+const LONGEST: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_routers_words_are_one_short_line() {
+        assert_eq!(words("PCP(Server responded with code: Not authorized)"), "not authorized");
+        assert_eq!(words("NAT-PMP(Invalid response: (x))"), "invalid response: (x)");
+        assert_eq!(
+            words("Gateway response error 501: no\x1b[2J\nway"),
+            "gateway response error 501: no"
+        );
+        assert_eq!(words(&"é".repeat(5000)).chars().count(), LONGEST);
+        assert_eq!(words(""), "");
+    }
 }

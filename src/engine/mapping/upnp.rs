@@ -1,9 +1,10 @@
 //! UPnP-IGD. The crate's calls block, so each runs on one of the runtime's threads for that.
 
-use super::held::words;
 use super::request::MapRequest;
-use super::{MappingError, MappingProtocol};
-use igd_next::{AddPortError, Gateway, PortMappingProtocol, SearchOptions};
+use super::{MappingError, MappingProtocol, held};
+use igd_next::{
+    AddPortError, Gateway, GetExternalIpError, PortMappingProtocol, RequestError, SearchOptions,
+};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use tokio::task::spawn_blocking;
 
@@ -55,7 +56,11 @@ impl Igd {
         }
         match gateway.get_external_ip() {
             Ok(IpAddr::V4(external)) => Ok(Self { gateway, external }),
-            Ok(IpAddr::V6(_)) => Err(None),
+            // An empty text, while it is offline or has an address that it thinks nothing of.
+            Ok(IpAddr::V6(_))
+            | Err(GetExternalIpError::RequestError(RequestError::InvalidResponse(_))) => {
+                Ok(Self { gateway, external: Ipv4Addr::UNSPECIFIED })
+            }
             Err(error) => Err(Some(refused(router, &error))),
         }
     }
@@ -136,6 +141,8 @@ async fn on_thread<T: Send + 'static>(
 
 fn refused(gateway: Ipv4Addr, error: &dyn std::error::Error) -> MappingError {
     // The crate's own words come first, and the router's in what caused it.
-    let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    MappingError::Refused { gateway, protocol: MappingProtocol::UpnpIgd, why: words(&why) }
+    match error.source() {
+        Some(cause) => held::refused(gateway, MappingProtocol::UpnpIgd, &cause),
+        None => held::refused(gateway, MappingProtocol::UpnpIgd, &error),
+    }
 }
