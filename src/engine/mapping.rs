@@ -84,7 +84,8 @@ impl PortMapping {
         self.granted.made + self.granted.lifetime
     }
 
-    /// Makes it last its lifetime from now on. The external address may have changed.
+    /// Makes it last its lifetime from now on. The external address may have changed. A router that
+    /// is gone is given up after some seconds.
     ///
     /// # Errors
     /// [`MappingError`]; it then ends when it would have ended.

@@ -172,7 +172,17 @@ impl Course {
                 igd.map(&self.asked, self.gateway, self.local).await.map(Held::Upnp)
             }
         };
-        made.map_err(|error| self.note(error)).ok()
+        // Who has not answered by now is asked no more.
+        match made {
+            Ok(held) => {
+                self.answers.abort_all();
+                Some(held)
+            }
+            Err(error) => {
+                self.note(error);
+                None
+            }
+        }
     }
 
     async fn map_by_nat_pmp(&self, external: Ipv4Addr) -> Result<Held, MappingError> {

@@ -1,4 +1,7 @@
 //! UPnP-IGD. The crate's calls block, so each runs on one of the runtime's threads for that.
+//!
+//! The crate's HTTP client goes through a proxy that the environment names (`http_proxy`), without
+//! a way to tell it otherwise; there UPnP finds nothing unless `no_proxy` has the router's address.
 
 use super::request::MapRequest;
 use super::{MappingError, MappingProtocol, held};
