@@ -264,6 +264,22 @@ fn a_private_or_shared_outer_address_is_a_second_nat_and_its_mapping_is_taken_ba
 
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn what_was_asked_for_and_not_answered_is_taken_back_for_all_that() {
+    let network = network("masquerade");
+    let sent = answer(&network.router_a(), |_| None);
+    let within = Duration::from_millis(50);
+    let asked = asked().patience(within).protocols([MappingProtocol::Pcp]);
+    let error = request(&network.host_a(), asked).expect_err("no answer");
+    assert_eq!(error, MappingError::Silent { gateway: ROUTER, within });
+    let first = sent.recv_timeout(PATIENCE).expect("it was asked");
+    assert_eq!(first[4..8], 120_u32.to_be_bytes(), "for two minutes");
+    let last = sent.recv_timeout(PATIENCE).expect("it was asked once more");
+    assert_eq!(last[4..8], [0; 4], "a lifetime of nothing takes the mapping back");
+    assert_eq!(first[24..36], last[24..36], "with the nonce of the first");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn a_router_that_answers_nonsense_is_survived() {
     for nonsense in [vec![], vec![2], vec![255; 60], vec![0; 12], vec![0; 1100], b"GET /".to_vec()]
     {
