@@ -156,12 +156,18 @@ fn a_port_that_another_host_has_is_replaced_by_a_free_one() {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn what_nobody_takes_back_ends_with_its_lifetime() {
     let network = network("masquerade,upnp");
-    // The one protocol by which miniupnpd takes a lifetime of less than two minutes.
-    let asked = asked().protocols([MappingProtocol::UpnpIgd]).lifetime(Duration::from_secs(1));
-    let mapping = request(&network.host_a(), asked).expect("a mapping");
-    assert_eq!(mapping.lifetime(), Duration::from_secs(1));
-    eventually("the router takes it back by itself", || mapped(&network).is_empty());
-    drop(mapping);
+    let brief = |protocol| {
+        let asked = asked().protocols([protocol]).lifetime(Duration::from_secs(1));
+        request(&network.host_a(), asked).expect("a mapping")
+    };
+    for protocol in [MappingProtocol::NatPmp, MappingProtocol::UpnpIgd] {
+        let mapping = brief(protocol);
+        assert_eq!(mapping.lifetime(), Duration::from_secs(1));
+        eventually("the router takes it back by itself", || mapped(&network).is_empty());
+        drop(mapping);
+    }
+    // RFC 6887 section 15 has a server make it longer, and say so.
+    assert_eq!(brief(MappingProtocol::Pcp).lifetime(), Duration::from_secs(120));
 }
 
 #[test]
