@@ -149,8 +149,8 @@ start_wan() {
     [[ -x ${WAN_BIN-} ]] || fail "WAN_BIN is not the program wan: '${WAN_BIN-}'"
     mkfifo "$state/wan.ready"
     "$WAN_BIN" \
-        --attach "$name-router-a=wan:198.51.100.0/24,2001:db8:a::/48" \
-        --attach "$name-router-b=wan:203.0.113.0/24,2001:db8:b::/48" \
+        --attach "$name-router-a=wan:198.51.100.0/24,192.0.1.0/25,2001:db8:a::/48" \
+        --attach "$name-router-b=wan:203.0.113.0/24,192.0.1.128/25,2001:db8:b::/48" \
         "${wan_options[@]}" \
         </dev/null >"$state/wan.ready" 2>"$state/wan.log" &
     echo $! >"$state/wan.pid"
@@ -186,7 +186,7 @@ configure() {
     ip netns exec "$name-router-$side" bash -c '
         set -euo pipefail
         source "$1/lib/routers.sh"
-        configure_router "$2"' bash "$here" "$nat"
+        configure_router "$2" "$3"' bash "$here" "$nat" "$state/upnp-$side"
 }
 
 # Both hosts behind router-a. Router-b is there alone, as somebody outside.

@@ -17,6 +17,7 @@ mod meet;
 mod nat;
 mod network;
 mod pair;
+mod portmap;
 mod privileges;
 mod program;
 mod records;
