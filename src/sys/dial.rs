@@ -61,7 +61,8 @@ impl Dial {
         if listening {
             setsockopt(&socket, sockopt::ReusePort, &true).named("setsockopt(SO_REUSEPORT)")?;
             if local.is_ipv6() {
-                setsockopt(&socket, sockopt::Ipv6RecvErr, &true).named("setsockopt(IPV6_RECVERR)")?;
+                setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+                    .named("setsockopt(IPV6_RECVERR)")?;
             } else {
                 setsockopt(&socket, sockopt::Ipv4RecvErr, &true).named("setsockopt(IP_RECVERR)")?;
             }
