@@ -473,6 +473,48 @@ fn who_reads_nothing_is_heard_no_more_and_others_are() {
     assert!(matches!(ended, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended:?}");
 }
 
+/// More answers than any buffer holds: the server stops to read, and goes on when the client does.
+#[test]
+fn who_asks_much_before_it_reads_gets_every_answer() {
+    const REQUESTS: usize = 200_000;
+    let server = Server::start(&["--quota", "requests=100000000"]);
+    let mut client = server.connect(0);
+    client.binding();
+    let id = TransactionId::new([1; 12]);
+    let request = binding_request(id);
+    client.stream.write_all(&request).unwrap();
+    let mut piece = vec![0; 64 << 10];
+    let answer = client.stream.read(&mut piece).unwrap();
+    client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (requests, mut sent, mut received) = (request.repeat(REQUESTS), 0, 0);
+    while sent < requests.len() {
+        match client.stream.write(&requests[sent..]) {
+            Ok(length) => sent += length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                received += client.stream.read(&mut piece).unwrap();
+            }
+            Err(error) => panic!("after {sent} bytes: {error}"),
+        }
+    }
+    while received < REQUESTS * answer {
+        match client.stream.read(&mut piece).unwrap() {
+            0 => panic!("{received} bytes of {}", REQUESTS * answer),
+            length => received += length,
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_followed_by_an_orderly_end_whatever_else_was_sent() {
+    let server = Server::start(&[]);
+    let mut client = server.greet(0);
+    let mut bytes = b"\xff\xff".to_vec();
+    bytes.resize(40_000, 0);
+    client.stream.write_all(&bytes).unwrap();
+    assert_eq!(client.hears(), Answer::Refused(Refusal::NotUnderstood));
+    assert_eq!(client.stream.read(&mut [0]).map_err(|error| error.kind()), Ok(0));
+}
+
 #[test]
 fn one_address_has_its_share_and_is_told() {
     let quota = "connections=4,waiting=2,meetings=3";
