@@ -477,6 +477,48 @@ fn who_reads_nothing_is_heard_no_more_and_others_are() {
     assert!(matches!(ended, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended:?}");
 }
 
+/// More answers than any buffer holds: the server stops to read, and goes on when the client does.
+#[test]
+fn who_asks_much_before_it_reads_gets_every_answer() {
+    const REQUESTS: usize = 200_000;
+    let server = Server::start(&["--quota", "requests=100000000"]);
+    let mut client = server.connect(0);
+    client.binding();
+    let id = TransactionId::new([1; 12]);
+    let request = binding_request(id);
+    client.stream.write_all(&request).unwrap();
+    let mut piece = vec![0; 64 << 10];
+    let answer = client.stream.read(&mut piece).unwrap();
+    client.stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (requests, mut sent, mut received) = (request.repeat(REQUESTS), 0, 0);
+    while sent < requests.len() {
+        match client.stream.write(&requests[sent..]) {
+            Ok(length) => sent += length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                received += client.stream.read(&mut piece).unwrap();
+            }
+            Err(error) => panic!("after {sent} bytes: {error}"),
+        }
+    }
+    while received < REQUESTS * answer {
+        match client.stream.read(&mut piece).unwrap() {
+            0 => panic!("{received} bytes of {}", REQUESTS * answer),
+            length => received += length,
+        }
+    }
+}
+
+#[test]
+fn a_refusal_is_followed_by_an_orderly_end_whatever_else_was_sent() {
+    let server = Server::start(&[]);
+    let mut client = server.greet(0);
+    let mut bytes = b"\xff\xff".to_vec();
+    bytes.resize(40_000, 0);
+    client.stream.write_all(&bytes).unwrap();
+    assert_eq!(client.hears(), Answer::Refused(Refusal::NotUnderstood));
+    assert_eq!(client.stream.read(&mut [0]).map_err(|error| error.kind()), Ok(0));
+}
+
 #[test]
 fn one_address_has_its_share_and_is_told() {
     let quota = "connections=4,waiting=2,meetings=3";
@@ -584,6 +626,37 @@ fn a_port_in_use_is_said_in_two_lines() {
              see who has it with: ss -tlnp 'sport = :{port}', or choose another port\n"
         )
     );
+}
+
+#[test]
+fn wrong_options_are_said_in_two_lines() {
+    for (words, says) in [
+        (&["--listen", "3478"][..], "--listen \"3478\" is no address with a port"),
+        (&["--listen", "192.0.2.1:0"], "192.0.2.1:0 is not an address of this host"),
+        (&["--listen", "127.0.0.1:0", "--alt-addr", "192.0.2.1"], "is not an address of this host"),
+        (&["--quota", "all"], "--quota \"all\" is not understood"),
+        (&["--bus", "nats://x"], "there is no option --bus"),
+    ] {
+        let output = command(words).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(says) && stderr.lines().count() == 2, "{stderr}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn metrics_are_at_their_path_alone() {
+    let server = Server::start(&["--metrics", "127.0.0.1:0"]);
+    for request in ["GET / HTTP/1.1\r\n\r\n", "POST /metrics HTTP/1.1\r\n\r\n", "x\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.metrics.unwrap()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
+    }
+    drop(server.greet(0));
+    assert!(server.metric("tcp_punch_connections_total") > 0);
 }
 
 #[test]
