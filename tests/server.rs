@@ -583,6 +583,37 @@ fn a_port_in_use_is_said_in_two_lines() {
 }
 
 #[test]
+fn wrong_options_are_said_in_two_lines() {
+    for (words, says) in [
+        (&["--listen", "3478"][..], "--listen \"3478\" is no address with a port"),
+        (&["--listen", "192.0.2.1:0"], "192.0.2.1:0 is not an address of this host"),
+        (&["--listen", "127.0.0.1:0", "--alt-addr", "192.0.2.1"], "is not an address of this host"),
+        (&["--quota", "all"], "--quota \"all\" is not understood"),
+        (&["--bus", "nats://x"], "there is no option --bus"),
+    ] {
+        let output = command(words).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(says) && stderr.lines().count() == 2, "{stderr}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn metrics_are_at_their_path_alone() {
+    let server = Server::start(&["--metrics", "127.0.0.1:0"]);
+    for request in ["GET / HTTP/1.1\r\n\r\n", "POST /metrics HTTP/1.1\r\n\r\n", "x\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.metrics.unwrap()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
+    }
+    drop(server.greet(0));
+    assert!(server.metric("tcp_punch_connections_total") > 0);
+}
+
+#[test]
 fn it_holds_no_capability() {
     let server = Server::start(&[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();

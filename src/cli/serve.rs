@@ -19,7 +19,8 @@ const WRITE_PORT: &str = "choose a port from 1 to 65535, other than the first";
 const WRITE_QUOTA: &str =
     "write connections=512,waiting=64,meetings=120,probes=240,requests=1000 or some of it";
 
-/// A server tells of its start and its end, unlike a punch; with `-v` of every refusal.
+/// A server tells of its start and its end, unlike a punch; with `-v` of every refusal,
+/// without saying whose.
 pub fn start_log(args: &ServeArgs) {
     let level = match (args.quiet, args.verbose) {
         (false, 0) => LevelFilter::from_level(Level::INFO),

@@ -11,7 +11,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
     connect, recvmsg, setsockopt, socket, sockopt,
 };
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -60,8 +60,7 @@ impl Dial {
         setsockopt(&socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
         if listening {
             setsockopt(&socket, sockopt::ReusePort, &true).named("setsockopt(SO_REUSEPORT)")?;
-            // For `drew_icmp`.
-            if remote.is_ipv6() {
+            if local.is_ipv6() {
                 setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
                     .named("setsockopt(IPV6_RECVERR)")?;
             } else {
@@ -93,21 +92,25 @@ impl Dial {
         self.0.take_error()?.map_or(Ok(()), Err)
     }
 
-    /// Whether an ICMP error has ended a connection [from a listening
-    /// port](Dial::from_listening_port): port unreachable gives the same error number as a reset.
-    pub fn drew_icmp(&self) -> bool {
-        let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    /// Whether an ICMP error ended it, of a connection [from a listening
+    /// port](Self::from_listening_port): "port unreachable" is ECONNREFUSED, as a reset is.
+    pub fn ended_by_icmp(&self) -> bool {
+        let mut room = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
         let mut quoted = [0; 128];
-        let mut slices = [IoSliceMut::new(&mut quoted)];
+        let mut into = [io::IoSliceMut::new(&mut quoted)];
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let queued = recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags);
-        let controls = queued.as_ref().ok().and_then(|message| message.cmsgs().ok());
-        controls.into_iter().flatten().any(|control| match control {
-            ControlMessageOwned::Ipv4RecvErr(error, _)
-            | ControlMessageOwned::Ipv6RecvErr(error, _) => {
-                matches!(error.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)
-            }
-            _ => false,
+        let fd = self.0.as_raw_fd();
+        let Ok(message) = recvmsg::<()>(fd, &mut into, Some(&mut room), flags) else {
+            return false;
+        };
+        message.cmsgs().is_ok_and(|mut all| {
+            all.any(|one| match one {
+                ControlMessageOwned::Ipv4RecvErr(error, _)
+                | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                    [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin)
+                }
+                _ => false,
+            })
         })
     }
 

@@ -5,6 +5,7 @@
 //! measurement that could not be made is a failure.
 
 mod behaviour;
+mod capacity;
 mod chance;
 mod connecting;
 mod end;
@@ -59,7 +60,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 17] = [
+const FIGURES: [(&str, Measurement); 18] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -77,6 +78,7 @@ const FIGURES: [(&str, Measurement); 17] = [
     ("loss", loss::measure),
     ("chance", chance::measure),
     ("nat", behaviour::measure),
+    ("server", capacity::measure),
 ];
 
 /// Measures, and prints the figures as a table.

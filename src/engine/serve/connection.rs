@@ -34,16 +34,23 @@ enum Event {
 
 /// Serves one client until the connection ends.
 pub(super) async fn serve(stream: TcpStream, id: ConnectionId, shared: Shared) {
-    let end = talk(&stream, id, &shared).await;
-    if end == Some(End::Gently) {
-        linger(&stream, &shared).await;
+    let present = Present { id, shared };
+    if talk(&stream, id, &present.shared).await == Some(End::Gently) {
+        linger(&stream, &present.shared).await;
     }
     drop(stream);
-    let mut hub = shared.lock();
-    hub.outboxes.remove(&id);
-    let now = hub.now();
-    hub.server.disconnect(id, now);
-    hub.pump(0);
+}
+
+/// A connection that the server's states know, whatever becomes of its task.
+struct Present {
+    id: ConnectionId,
+    shared: Shared,
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.shared.lock().disconnect(self.id);
+    }
 }
 
 /// `None`: the client ended it.
@@ -167,12 +174,7 @@ fn flush(stream: &TcpStream, id: ConnectionId, hub: &mut Hub) -> io::Result<usiz
             Err(error) => return Err(error),
         }
     }
-    if sent == outbox.bytes.len() {
-        // Gives the room back: most connections are silent most of the time.
-        outbox.bytes = Vec::new();
-    } else {
-        outbox.bytes.drain(..sent);
-    }
+    hub.sent(id, sent);
     Ok(sent)
 }
 

@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 /// answers. Who reads so slowly that more gathers is cut off.
 const MAX_UNSENT: usize = 128 << 10;
 
-/// As much as is read at once; one buffer serves all.
-const READ: usize = 16 << 10;
+/// Likewise for all clients together, out of the gigabyte that the server is meant to stay in.
+const MAX_UNSENT_TOGETHER: usize = 256 << 20;
+
+/// As much as is read at once; one buffer serves all. What is left of it when a message is not
+/// whole stays in memory until it is, so it is no more than a message.
+const READ: usize = 4 << 10;
 
 /// What is on its way to one client.
 #[derive(Debug, Default)]
@@ -47,6 +51,8 @@ pub(super) struct Probe {
 pub(super) struct Hub {
     pub(super) server: Server,
     pub(super) outboxes: HashMap<ConnectionId, Outbox>,
+    /// Bytes in all of them.
+    unsent: usize,
     /// Errors of accept(2).
     pub(super) accept_errors: u64,
     /// Clients cut off because they read too slowly.
@@ -69,6 +75,7 @@ impl Shared {
         Self(Arc::new(Mutex::new(Hub {
             server,
             outboxes: HashMap::new(),
+            unsent: 0,
             accept_errors: 0,
             cut_off: 0,
             buffer: Box::new([0; READ]),
@@ -95,7 +102,12 @@ impl Hub {
     pub(super) fn pump(&mut self, received_ns: i64) {
         while let Some(output) = self.server.poll() {
             match output {
-                Output::Answer { to, answer } => self.send(to, &answer),
+                Output::Answer { to, answer } => {
+                    if let Answer::Refused(why) = answer {
+                        tracing::debug!(reason = %why, "refused");
+                    }
+                    self.send(to, &answer);
+                }
                 Output::Clock { to, sent_ns } => {
                     let answered_ns = clock::now().unix_ns();
                     let times = ClockTimes { sent_ns, received_ns, answered_ns };
@@ -115,13 +127,38 @@ impl Hub {
         if outbox.end.is_some() {
             return;
         }
-        if outbox.bytes.len() + bytes.len() > MAX_UNSENT {
+        if outbox.bytes.len() + bytes.len() > MAX_UNSENT
+            || self.unsent + bytes.len() > MAX_UNSENT_TOGETHER
+        {
             return self.cut_off(to);
         }
         outbox.bytes.extend_from_slice(bytes);
+        self.unsent += bytes.len();
         if let Some(waker) = outbox.waker.take() {
             waker.wake();
         }
+    }
+
+    /// Takes what was sent off.
+    pub(super) fn sent(&mut self, to: ConnectionId, length: usize) {
+        let Some(outbox) = self.outboxes.get_mut(&to) else { return };
+        self.unsent -= length;
+        if length == outbox.bytes.len() {
+            // Gives the room back: most connections are silent most of the time.
+            outbox.bytes = Vec::new();
+        } else {
+            outbox.bytes.drain(..length);
+        }
+    }
+
+    /// The connection is no more.
+    pub(super) fn disconnect(&mut self, id: ConnectionId) {
+        if let Some(outbox) = self.outboxes.remove(&id) {
+            self.unsent -= outbox.bytes.len();
+        }
+        let now = self.now();
+        self.server.disconnect(id, now);
+        self.pump(0);
     }
 
     /// Ends a connection whose client does not read.
