@@ -102,6 +102,25 @@ fn peers_and_locals_that_cannot_be() {
 }
 
 #[test]
+fn servers_that_nat_cannot_ask() {
+    for (words, says) in [
+        (&["nat"][..], "there is no server to ask"),
+        (&["nat", "--server", "a b"], "--server \"a b:3478\" is not an address and a port"),
+        (&["nat", "--stun", "0.0.0.0"], "--stun 0.0.0.0 is no address of a host"),
+        (&["nat", "--server", "192.0.2.1", "--local", "x"], "--local \"x\" has no port"),
+        (&["nat", "--server", "1.2.3.4:0"], "--server port 0 stands for no port"),
+        (&["nat", "-q", "-v"], "--quiet and --verbose exclude each other"),
+    ] {
+        let output = command(words).env_remove("TCP_PUNCH_SERVER").output().unwrap();
+        assert_eq!(happened(&output, 2), says);
+    }
+    let output = command(&["nat"]).env("TCP_PUNCH_SERVER", "x:y").output().unwrap();
+    assert_eq!(happened(&output, 2), "TCP_PUNCH_SERVER port \"y\" is not a number");
+    let output = run(&["nat", "--server", "127.0.0.1:1"]);
+    assert_eq!(happened(&output, 2), "127.0.0.1 is this host itself");
+}
+
+#[test]
 fn instants_that_cannot_be_met() {
     for (at, says) in [
         ("noon", "--at \"noon\" is not an instant"),

@@ -7,6 +7,7 @@ use crate::engine::{Discovered, Discovery, DiscoveryError, Waiting};
 use crate::nat::{
     Filtering, Finding, MappingBehaviour, Nats, Passage, PortModel, Unsolicited, Verdict, Way,
 };
+use crate::sys::RouteError;
 use std::fmt::Write as _;
 
 /// Where [`NatArgs::server`] comes from if it is not given.
@@ -87,7 +88,8 @@ fn prepare(args: &NatArgs, variable: Option<&str>) -> Result<Discovery, Failure>
 
 fn status(error: &DiscoveryError) -> Status {
     match error {
-        DiscoveryError::NoServer => Status::Usage,
+        DiscoveryError::NoServer
+        | DiscoveryError::Route(RouteError::Ourselves(_) | RouteError::NotOurs(_)) => Status::Usage,
         DiscoveryError::Survey(_) | DiscoveryError::Route(_) => Status::Rendezvous,
         DiscoveryError::Call(failed) if failed.is_permission() => Status::Privilege,
         DiscoveryError::Call(_) => Status::Internal,

@@ -2,6 +2,8 @@
 //! can tell against STUN servers.
 
 mod air;
+mod asked;
+mod crafted;
 mod line;
 mod trials;
 

@@ -2,7 +2,6 @@
 //! sentences.
 
 use super::behaviour::{Boundary, Filtering, Nat, Passage, Unsolicited};
-use super::fit::MappingBehaviour;
 use super::model::PortModel;
 use super::prospect::{Prospect, Verdict, Way};
 
@@ -87,12 +86,6 @@ pub fn advice(nat: &Nat) -> Vec<String> {
         ),
         _ => {}
     }
-    if let Some(MappingBehaviour::AddressDependent) = nat.mapping.value {
-        say(
-            "Each destination address has its own port: tell the peer the one measured by a server \
-             at the peer's own address, or search.",
-        );
-    }
     if nat.crossed_syn.value == Some(Passage::Blocked) {
         say(
             "Let the router pass SYNs to connections that this host has opened (RFC 5382 REQ-2: a \
@@ -119,4 +112,64 @@ pub fn advice(nat: &Nat) -> Vec<String> {
         say("Name more servers, at other addresses, to know more.");
     }
     advice
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::behaviour::{Allocation, Finding, Nats};
+    use super::super::prospect::prospects;
+    use super::*;
+    use crate::nat::MappingBehaviour;
+
+    fn nat(ports: u32, model: &str, crossed: Option<Passage>) -> Nat {
+        let passage = |value: Option<Passage>| match value {
+            Some(value) => Finding::known(value, 0.9, "seen"),
+            None => Finding::unknown("not seen"),
+        };
+        let allocation = Allocation { model: model.parse().unwrap(), ports };
+        Nat {
+            boundary: Boundary::Nat,
+            local: [192, 168, 1, 2].into(),
+            external: vec![[198, 51, 100, 1].into()],
+            mapping: Finding::known(MappingBehaviour::EndpointIndependent, 0.9, "seen"),
+            filtering: Finding::known(Filtering::AddressAndPortDependent, 0.9, "seen"),
+            allocation: Finding::known(allocation, 0.9, "seen"),
+            unsolicited_syn: Finding::known(Unsolicited::Silence, 0.9, "seen"),
+            crossed_syn: passage(crossed),
+            mid_stream: passage(Some(Passage::Blocked)),
+            hairpin: passage(None),
+            nats: Nats { at_least: 1, at_most: Some(1), outermost_hop: Some(1), path: vec![] },
+        }
+    }
+
+    fn says(nat: &Nat) -> String {
+        let prospects = prospects(nat);
+        [meaning(nat, &prospects), advice(nat)].concat().join(" ")
+    }
+
+    #[test]
+    fn a_router_that_keeps_ports_and_lets_syns_cross_needs_no_advice() {
+        let nat = nat(1, "preserving", Some(Passage::Passes));
+        assert!(says(&nat).starts_with("This host is behind one NAT. This host can punch with"));
+        assert!(advice(&nat).is_empty(), "{:?}", advice(&nat));
+    }
+
+    #[test]
+    fn what_needs_a_search_is_said_and_what_would_spare_it() {
+        let said = says(&nat(424, "linux-random", Some(Passage::Passes)));
+        for part in
+            ["Ports have to be searched with: none, ", "No punch succeeds with: block-4032, "]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(said.contains("MASQUERADE without --random"), "{said}");
+    }
+
+    #[test]
+    fn a_router_that_blocks_syns_calls_for_a_key_and_for_mending() {
+        let said = says(&nat(1, "preserving", Some(Passage::Blocked)));
+        assert!(said.contains("Unknown with: raw-syn-block, raw-strict."), "{said}");
+        assert!(said.contains("both ends need a shared key"), "{said}");
+        assert!(said.contains("nf_conntrack_tcp_loose=1"), "{said}");
+    }
 }

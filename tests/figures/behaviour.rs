@@ -98,8 +98,12 @@ fn behind(kind: &'static Kind) -> Result<Outcome, Box<dyn Error>> {
             .command(program()?)
             .args(["nat", "-q", "--json", "--server", ADDRESSES[0]])
             .output()?;
-        let found: Value = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
+        // A block of 64 ports has none left when two runs' connections still close in it.
+        network.flush_routers();
+        let Ok(found) = serde_json::from_slice::<Value>(&output.stdout) else {
+            outcome.wrong.push(String::from_utf8_lossy(&output.stderr).trim().replace('\n', ";"));
+            continue;
+        };
         outcome.took_ms.extend(found["took_ms"].as_f64());
         let is = told::essence(&found);
         if is == told::expected(kind.name) {

@@ -2,15 +2,15 @@
 //! nowhere, SYNs to the own external address, and probes with rising hop limits.
 
 use super::air::{Air, Heard};
+use super::asked::Syn;
+use super::crafted;
 use super::line::{Line, Welcome};
 use crate::engine::discovery::Waiting;
 use crate::engine::survey::SurveyError;
-use crate::nat::{Hairpin, Path, Probe, ProbeAnswer, Said};
-use crate::rendezvous::{Origin, Reaction};
+use crate::nat::{Hairpin, Path, Probe};
+use crate::rendezvous::Origin;
 use crate::sys::{CallFailed, Guard};
-use crate::wire::{
-    DEFAULT_HOP_LIMIT, Icmp, IcmpKind, Options, Quote, Segment, Seq, Tuple, echo_request,
-};
+use crate::wire::{DEFAULT_HOP_LIMIT, Icmp, IcmpKind, Quote, Segment, Seq, Tuple, echo_request};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -59,15 +59,6 @@ const FILTER: usize = 0;
 const CROSSING: usize = 1;
 const LOOP: std::ops::Range<usize> = 2..4;
 const LINES: usize = 4;
-
-/// A SYN that the server was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Syn {
-    asked: Instant,
-    arrived: bool,
-    answer: Option<ProbeAnswer>,
-    not_sent: bool,
-}
 
 /// SYNs from either of two ports to the other's external address.
 #[derive(Clone, Copy, Debug, Default)]
@@ -202,15 +193,7 @@ impl Trials {
 
     /// What came of the SYNs that the server was asked for.
     pub(super) fn probes(&self) -> [Option<Probe>; 3] {
-        self.filter.map(|syn| {
-            let Syn { asked, arrived, answer, not_sent } = syn?;
-            if not_sent && !arrived {
-                return None;
-            }
-            // Two have not come by now, whatever the server is still waiting for.
-            let nothing = ProbeAnswer { said: Said::Nothing, after: asked.elapsed() };
-            Some(Probe { arrived, answer: Some(answer.unwrap_or(nothing)) })
-        })
+        self.filter.map(|syn| syn.and_then(Syn::probe))
     }
 
     /// What came of the SYNs to ourselves.
@@ -273,7 +256,7 @@ impl Trials {
         };
         line.guard().map_err(SurveyError::Local)?;
         let tuple = Tuple { local: line.local, remote: to };
-        let packet = syn(tuple, hop_limit, (self.random >> 32) as u32);
+        let packet = crafted::syn(tuple, hop_limit, (self.random >> 32) as u32);
         // Twice: one may be lost.
         for _ in 0..2 {
             air.send(to.ip(), &packet)?;
@@ -289,12 +272,8 @@ impl Trials {
             return Ok(());
         };
         let tuple = Tuple { local: SocketAddr::new(self.local_ip, *port), remote: self.server };
-        let segment = Segment {
-            syn: false,
-            ack: Some(ack_number(self.random)),
-            ..segment(tuple, DEFAULT_HOP_LIMIT, self.random as u32)
-        };
-        air.send(self.server.ip(), &segment.to_packet())
+        let packet = crafted::ack(tuple, self.random as u32, ack_number(self.random));
+        air.send(self.server.ip(), &packet)
     }
 
     fn send_to_ourselves(&mut self, external: IpAddr) -> Result<(), CallFailed> {
@@ -309,7 +288,7 @@ impl Trials {
         {
             for (from, to) in [(one.local, of_other.observed), (other.local, of_one.observed)] {
                 let tuple = Tuple { local: from, remote: to };
-                let packet = syn(tuple, DEFAULT_HOP_LIMIT, (self.random >> 16) as u32);
+                let packet = crafted::syn(tuple, DEFAULT_HOP_LIMIT, (self.random >> 16) as u32);
                 air.send(external, &packet)?;
             }
             self.looped.tried = true;
@@ -342,13 +321,11 @@ impl Trials {
     fn syns_are_decided(&self, now: Instant) -> bool {
         let [port, address, crossed] = self.filter;
         let unasked = [port, address];
-        let in_time = |syn: &Syn| syn.is_over() || now >= syn.asked + NOT_IN + self.round_trip();
-        let gone = |syn: &Syn| {
-            !syn.arrived && syn.answer.is_some_and(|answer| answer.said != Said::Nothing)
-        };
+        let patience = NOT_IN + self.round_trip();
+        let in_time = |syn: &Syn| syn.is_over() || now >= syn.asked + patience;
         // What meets a SYN is known when one was met, or when all have come to nothing or come in.
-        let reaction =
-            unasked.iter().flatten().any(gone) || unasked.iter().flatten().all(Syn::is_over);
+        let reaction = unasked.iter().flatten().any(Syn::is_refused)
+            || unasked.iter().flatten().all(Syn::is_over);
         reaction && unasked.iter().flatten().chain(&crossed).all(in_time)
     }
 
@@ -403,26 +380,15 @@ impl Trials {
             for probed in line.probed.drain(..) {
                 let number = probed.id.wrapping_sub(1) as usize;
                 let Some(Some(syn)) = self.filter.get_mut(number) else { continue };
-                let said = match probed.reaction {
-                    Reaction::Answered => Said::SynAck,
-                    Reaction::Reset => Said::Reset,
-                    Reaction::Unreachable => Said::Icmp,
-                    Reaction::Silent => Said::Nothing,
-                    Reaction::NotSent => {
-                        syn.not_sent = true;
-                        continue;
-                    }
-                };
-                syn.answer = Some(ProbeAnswer { said, after: probed.after });
+                syn.take(probed);
             }
         }
         // A server that has hung up will not say anything more.
         for (number, line) in [(0, FILTER), (1, FILTER), (2, CROSSING)] {
             if let Some(syn) = &mut self.filter[number]
                 && !self.lines.get(line).is_some_and(Line::is_open)
-                && syn.answer.is_none()
             {
-                syn.not_sent = true;
+                syn.give_up();
             }
         }
     }
@@ -469,15 +435,8 @@ impl Trials {
 
     /// So that the server need not send its SYN again and wait: the kernel is silent there.
     fn refuse(&mut self, syn: &Segment) {
-        let reset = Segment {
-            syn: false,
-            rst: true,
-            ack: Some(syn.end()),
-            window: 0,
-            ..self::segment(syn.tuple.reversed(), DEFAULT_HOP_LIMIT, 0)
-        };
         if let Some(air) = &mut self.air
-            && let Err(error) = air.send(syn.tuple.local.ip(), &reset.to_packet())
+            && let Err(error) = air.send(syn.tuple.local.ip(), &crafted::reset(syn))
         {
             tracing::debug!("{error}");
         }
@@ -493,16 +452,6 @@ impl Trials {
             let nearest = self.external_at.map_or(hop_limit, |known| known.min(hop_limit));
             self.external_at = Some(nearest);
         }
-    }
-}
-
-impl Syn {
-    fn new(asked: Instant) -> Self {
-        Self { asked, arrived: false, answer: None, not_sent: false }
-    }
-
-    fn is_over(&self) -> bool {
-        self.arrived || self.answer.is_some() || self.not_sent
     }
 }
 
@@ -525,30 +474,7 @@ impl From<SurveyError> for Stopped {
     }
 }
 
-/// What the ACK out of nowhere acknowledges, which the reset to it says again (RFC 9293 section
-/// 3.10.7.1).
+/// What the ACK out of nowhere acknowledges.
 fn ack_number(random: u64) -> Seq {
     Seq((random >> 24) as u32)
-}
-
-fn segment(tuple: Tuple, hop_limit: u8, seq: u32) -> Segment {
-    Segment {
-        tuple,
-        hop_limit,
-        seq: Seq(seq),
-        ack: None,
-        syn: true,
-        fin: false,
-        rst: false,
-        window: 64_240,
-        options: Options::default(),
-        payload: Vec::new(),
-    }
-}
-
-/// As a kernel's: some routers drop a SYN without options.
-fn syn(tuple: Tuple, hop_limit: u8, seq: u32) -> Vec<u8> {
-    let options =
-        Options { mss: Some(1460), window_scale: Some(7), sack_permitted: true, timestamps: None };
-    Segment { options, ..segment(tuple, hop_limit, seq) }.to_packet()
 }
