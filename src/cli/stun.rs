@@ -3,7 +3,7 @@
 use super::endpoint::{resolve, split};
 use super::{Failure, Status};
 use crate::engine::{Held, Punch, Survey, SurveyError};
-use crate::nat::{self, PortModel, Unknown};
+use crate::nat::{self, PortModel};
 use crate::wire::Nonsense;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -45,8 +45,6 @@ pub fn server(text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> 
 
 /// Surer than this nobody needs to be.
 const SURE: f64 = 0.9;
-/// A model less likely than this is not reckoned with.
-const UNLIKELY: f64 = 0.02;
 
 /// Asks the servers how this side's router numbers the ports that `punch` will use, and says so.
 /// The connections that come with it keep the mappings alive.
@@ -66,7 +64,6 @@ pub fn measure(
     let (observations, held) = survey
         .run_and_hold()
         .map_err(|error| Failure::new(Status::Rendezvous, &error, error.advice()))?;
-    let observations: Vec<nat::Observation> = observations.into_iter().map(Into::into).collect();
     let Some(fit) = nat::fit(&observations) else {
         return Err(Failure::new(
             Status::Rendezvous,
@@ -74,14 +71,7 @@ pub fn measure(
             "name another server with --stun",
         ));
     };
-    let mut model = fit.model_for(local_port, punch.instant());
-    if fit.unknown.contains(&Unknown::WhetherStable) && model == PortModel::Stable {
-        // A search finds a stable port as well; who counts on one fails where it is not.
-        let other = fit.alternatives.iter().find(|(other, _)| *other != PortModel::Stable);
-        if let Some((other, _)) = other.filter(|(_, probability)| *probability > UNLIKELY) {
-            model = other.clone();
-        }
-    }
+    let model = fit.prudent_model(local_port, punch.instant());
     if !quiet {
         eprintln!("tcp-punch: this side's router: {fit}");
         if fit.probability < SURE {

@@ -18,7 +18,7 @@ pub use config::{Opener, Progress, Punch};
 pub use error::{Failure, PunchError};
 pub use meet::{Meet, MeetError, MeetFailure, Met, Step, Way};
 pub use report::Report;
-pub use survey::{Held, Sample, Survey, SurveyError};
+pub use survey::{Held, Survey, SurveyError};
 
 use std::os::fd::OwnedFd;
 

@@ -92,7 +92,6 @@ impl Punch {
         let attempt = AttemptConfig {
             tuple,
             at: self.at,
-            timeout: self.timeout,
             iss,
             expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
             offer: offer(&route, (random >> 48) as u16),
@@ -102,7 +101,7 @@ impl Punch {
         };
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
         let Field { tuples, search, guards, plan, .. } = field;
-        let race = Race::new(RaceConfig { attempt, tuples, search });
+        let race = Race::new(RaceConfig { attempt, timeout: self.timeout, tuples, search });
         let mut drive = Drive {
             tuple,
             at: self.at,

@@ -8,7 +8,6 @@ pub use error::SurveyError;
 
 use crate::nat::Observation;
 use crate::sys::{Dial, GuardError};
-use crate::wire::WallTime;
 use over_udp::answers_over_udp;
 use round::Round;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,26 +21,6 @@ const MOST_QUESTIONS: usize = 256;
 /// that neighbours are not taken for a counter's steps.
 const STRIDE: u16 = 7;
 
-/// One mapping, as a server saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Just before the SYN that made it left.
-    pub at: WallTime,
-    /// Our end.
-    pub local: SocketAddr,
-    /// The server's end.
-    pub destination: SocketAddr,
-    /// What the server saw as our end.
-    pub external: SocketAddr,
-}
-
-impl From<Sample> for Observation {
-    fn from(sample: Sample) -> Self {
-        let Sample { at, local, destination, external } = sample;
-        Self { at, source: local.port(), destination, external }
-    }
-}
-
 /// Measures mappings: opens connections from a few local ports to the addresses of STUN servers
 /// (RFC 8489 over TCP), and asks each how it sees us. A server that has another address and port
 /// (RFC 5780) is asked at all four combinations. Build it, then [`Survey::run`] it.
@@ -49,9 +28,9 @@ impl From<Sample> for Observation {
 /// ```no_run
 /// use tcp_punch::engine::Survey;
 ///
-/// let samples = Survey::new(["192.0.2.10:3478".parse()?], 40000).neighbours(2).run()?;
-/// for sample in samples {
-///     println!("{} to {}: {}", sample.local, sample.destination, sample.external);
+/// let seen = Survey::new(["192.0.2.10:3478".parse()?], 40000).neighbours(2).run()?;
+/// for it in seen {
+///     println!("{} to {}: {}", it.local, it.destination, it.external);
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -138,7 +117,7 @@ impl Survey {
         self
     }
 
-    /// Measures. The samples are in the order in which the mappings were made.
+    /// Measures. The observations are in the order in which the mappings were made.
     ///
     /// Afterwards the first port's connections are closed in the ordinary way: a router keeps the
     /// mapping of a connection that was closed for minutes, that of one that was reset for
@@ -147,17 +126,17 @@ impl Survey {
     /// router.
     ///
     /// # Errors
-    /// [`SurveyError`], when there is no sample at all: of the first server, or of the first local
+    /// [`SurveyError`], when there is no observation at all: of the first server, or of the first local
     /// port.
-    pub fn run(self) -> Result<Vec<Sample>, SurveyError> {
-        self.run_and_hold().map(|(samples, _)| samples)
+    pub fn run(self) -> Result<Vec<Observation>, SurveyError> {
+        self.run_and_hold().map(|(observations, _)| observations)
     }
 
     /// Likewise, but the first port's connections stay open as long as the caller likes.
     ///
     /// # Errors
     /// As [`Survey::run`].
-    pub fn run_and_hold(self) -> Result<(Vec<Sample>, Held), SurveyError> {
+    pub fn run_and_hold(self) -> Result<(Vec<Observation>, Held), SurveyError> {
         let first = *self.sources.first().ok_or(SurveyError::NoSource)?;
         let servers = self.reachable_servers()?;
         let mut round = Round::new(self.timeout);
@@ -173,7 +152,7 @@ impl Survey {
     }
 
     /// Asks each of these servers from each of these local ports, one question right after the
-    /// other, for who cannot wait for a second round. `tell` hears each sample as soon as it is
+    /// other, for who cannot wait for a second round. `tell` hears each observation as soon as it is
     /// there. The first port's connections stay open as long as the caller likes.
     ///
     /// # Errors
@@ -181,14 +160,14 @@ impl Survey {
     pub fn run_at_once(
         self,
         questions: &[(u16, SocketAddr)],
-        tell: &mut dyn FnMut(Sample),
-    ) -> Result<(Vec<Sample>, Held), SurveyError> {
+        tell: &mut dyn FnMut(Observation),
+    ) -> Result<(Vec<Observation>, Held), SurveyError> {
         let first = *self.sources.first().ok_or(SurveyError::NoSource)?;
         let mut round = Round::new(self.timeout);
         let tuples = questions.iter().map(|(port, server)| (self.local(*port, *server), *server));
         round.ask_aloud(tuples, &mut |question, binding| {
             if !question.repeated {
-                tell(question.sample(binding));
+                tell(question.observation(binding));
             }
         })?;
         conclude(first, round)
@@ -237,17 +216,17 @@ impl Survey {
     }
 }
 
-/// The samples; all connections but the first port's are ended.
-fn conclude(first: u16, mut round: Round) -> Result<(Vec<Sample>, Held), SurveyError> {
+/// The observations; all connections but the first port's are ended.
+fn conclude(first: u16, mut round: Round) -> Result<(Vec<Observation>, Held), SurveyError> {
     // After a repeated SYN nobody knows which of them made the mapping, so its place in the
     // order is unknown. It is better than nothing, though.
     let sure = round.answers().any(|(question, _)| !question.repeated);
-    let samples: Vec<Sample> = round
+    let observations: Vec<Observation> = round
         .answers()
         .filter(|(question, _)| !(sure && question.repeated))
-        .map(|(question, binding)| question.sample(binding))
+        .map(|(question, binding)| question.observation(binding))
         .collect();
-    if samples.is_empty() {
+    if observations.is_empty() {
         let error = round.errors().next().map(|(_, error)| error.clone());
         let error = error.unwrap_or(SurveyError::NoServer);
         return Err(match error {
@@ -281,7 +260,7 @@ fn conclude(first: u16, mut round: Round) -> Result<(Vec<Sample>, Held), SurveyE
             None => {}
         }
     }
-    Ok((samples, Held(held)))
+    Ok((observations, Held(held)))
 }
 
 #[cfg(test)]

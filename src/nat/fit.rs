@@ -32,10 +32,10 @@ const UNLIKELY: f64 = 0.02;
 /// A mapping, as a server told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
-    /// When it was made or used.
+    /// When it was made or used: just before the SYN left.
     pub at: WallTime,
-    /// The internal port.
-    pub source: u16,
+    /// The internal endpoint. The fit goes by its port alone.
+    pub local: SocketAddr,
     /// Whom the mapping was used with: the server.
     pub destination: SocketAddr,
     /// What the server saw.
@@ -193,11 +193,9 @@ fn pool<'a>(hypotheses: impl Iterator<Item = &'a Hypothesis>) -> PortPool {
 
 fn unknown(observations: &[Observation]) -> Vec<Unknown> {
     let pair = |differs: fn(SocketAddr, SocketAddr) -> bool| {
-        observations.iter().any(|a| {
-            observations
-                .iter()
-                .any(|b| a.source == b.source && differs(a.destination, b.destination))
-        })
+        let pairs = observations.iter().flat_map(|a| observations.iter().map(move |b| (a, b)));
+        let mut of_one_port = pairs.filter(|(a, b)| a.local.port() == b.local.port());
+        of_one_port.any(|(a, b)| differs(a.destination, b.destination))
     };
     let mut unknown = Vec::new();
     if !pair(|a, b| a.ip() != b.ip()) {
@@ -206,7 +204,7 @@ fn unknown(observations: &[Observation]) -> Vec<Unknown> {
     if !pair(|a, b| a.ip() == b.ip() && a.port() != b.port()) {
         unknown.push(Unknown::WhetherByPort);
     }
-    if !observations.iter().any(|observation| observation.source < 1024) {
+    if !observations.iter().any(|observation| observation.local.port() < 1024) {
         unknown.push(Unknown::PrivilegedPorts);
     }
     unknown

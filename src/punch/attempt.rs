@@ -1,4 +1,5 @@
-//! One attempt on one tuple: what leaves when, and what each arrival means.
+//! One attempt on one tuple: what leaves when, and what each arrival means. It has no end of its
+//! own but the connection; the race it is of has the deadline.
 
 use super::evidence::Evidence;
 use super::exchange::Exchange;
@@ -34,8 +35,6 @@ pub struct AttemptConfig {
     pub tuple: Tuple,
     /// The instant at which the SYN leaves.
     pub at: WallTime,
-    /// Give up this long after the instant.
-    pub timeout: Duration,
     /// Our initial sequence number.
     pub iss: Seq,
     /// With a key: the numbers at which the peer may start.
@@ -72,8 +71,6 @@ pub enum Output {
     /// The connection stands. If it was not prepared, install it, then send its acknowledgment
     /// ([`EstablishedTcb::acknowledge`]). The attempt wants nothing more.
     Established(EstablishedTcb),
-    /// The time is up.
-    Expired,
 }
 
 /// Why a segment leaves.
@@ -255,12 +252,6 @@ impl Attempt {
         }
     }
 
-    /// A segment of the peer's came in, but from another port than agreed: its router maps ports
-    /// otherwise.
-    pub fn handle_other_port(&mut self, segment: &Segment) {
-        self.evidence.other_port = Some(segment.tuple.local);
-    }
-
     /// An ICMP error about the attempt's tuple came in. It never ends the attempt: routes heal,
     /// and anybody can forge one. Returns what it was, in words.
     pub fn handle_icmp(&mut self, icmp: &Icmp) -> &'static str {
@@ -277,11 +268,6 @@ impl Attempt {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: WallTime) {
         if self.ended {
-            return;
-        }
-        if now >= self.config.at.after(self.config.timeout) {
-            self.ended = true;
-            self.outputs.push_back(Output::Expired);
             return;
         }
         if let Some(opener) = self.opener_due.take_if(|opener| opener.at <= now) {
@@ -324,10 +310,8 @@ impl Attempt {
     /// When [`Attempt::handle_timeout`] wants to be called; `None` once the attempt has ended.
     pub fn poll_timeout(&self) -> Option<WallTime> {
         let opener = self.opener_due.map(|opener| opener.at);
-        let deadline = self.config.at.after(self.config.timeout);
-        let next = self.transmit_at.min(deadline);
-        let next = self.speculate_at.map_or(next, |at| at.min(next));
-        (!self.ended).then(|| opener.map_or(next, |opener| opener.min(next)))
+        let due = [opener, self.speculate_at].into_iter().flatten();
+        (!self.ended).then(|| due.fold(self.transmit_at, WallTime::min))
     }
 
     /// What the attempt has seen.

@@ -28,6 +28,7 @@ pub struct Race {
     told: usize,
     search: Option<Search>,
     config: AttemptConfig,
+    deadline: WallTime,
     nominated: Option<Tuple>,
     /// The peer's last SYN of a search; it has the same numbers on all tuples.
     peer_syn: Option<Segment>,
@@ -45,6 +46,8 @@ pub struct Race {
 pub struct RaceConfig {
     /// What all attempts have in common; its tuple and strategy are the first attempt's.
     pub attempt: AttemptConfig,
+    /// Give up this long after the instant.
+    pub timeout: Duration,
     /// The tuples raced and how, the first preferred; `attempt`'s alone if empty.
     pub tuples: Vec<(Tuple, Strategy)>,
     /// The tuples searched, on which `attempt`'s strategy is used.
@@ -80,7 +83,7 @@ const YIELDING: Duration = Duration::from_millis(900);
 impl Race {
     /// A race in which nothing has been sent.
     pub fn new(config: RaceConfig) -> Self {
-        let RaceConfig { attempt, tuples, search } = config;
+        let RaceConfig { attempt, timeout, tuples, search } = config;
         let speculates = |(_, strategy): &(_, Strategy)| strategy.traits().speculates;
         let racing = tuples.len() > 1 || search.is_some() || tuples.iter().any(speculates);
         let attempt = AttemptConfig { racing: attempt.racing || racing, ..attempt };
@@ -96,6 +99,7 @@ impl Race {
             attempts,
             search,
             config: attempt,
+            deadline: attempt.at.after(timeout),
             nominated: None,
             peer_syn: None,
             outputs: VecDeque::new(),
@@ -234,7 +238,7 @@ impl Race {
         if self.ended {
             return;
         }
-        if now >= self.config.at.after(self.config.timeout) {
+        if now >= self.deadline {
             self.ended = true;
             self.outputs.push_back(Output::Expired);
             return;
@@ -272,11 +276,10 @@ impl Race {
         if self.ended {
             return None;
         }
-        let deadline = self.config.at.after(self.config.timeout);
         let attempts = self.speaking().filter_map(Attempt::poll_timeout);
         let search = self.search.as_ref().and_then(Search::poll_timeout);
         let yielding = self.yielding.then(|| self.config.at.after(YIELDING));
-        attempts.chain(search).chain(yielding).chain([deadline]).min()
+        attempts.chain(search).chain(yielding).chain([self.deadline]).min()
     }
 
     /// What all attempts have seen.
@@ -370,7 +373,6 @@ impl Race {
                     self.remark = attempt.remark();
                     self.outputs.push_back(Output::Established(tcb));
                 }
-                AttemptOutput::Expired => {}
             }
         }
     }

@@ -240,10 +240,19 @@ mod tests {
 
     #[test]
     fn keys_and_proofs_are_those_of_all_releases() {
-        assert_eq!(identity(1).public().to_string(), "PUBLIC");
-        assert_eq!(identity(1).to_text().lines().last(), Some("SECRET"));
+        assert_eq!(
+            identity(1).public().to_string(),
+            "tp1utqjfevwkhbhrolxfrlj6x5jxmj5sbvunk3izhpz3qvuicpyuie7swfj"
+        );
+        assert_eq!(
+            identity(1).to_text().lines().last(),
+            Some("tcp-punch-secret-1:aeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaeaqcaibaea66wah")
+        );
         let challenge = Challenge::new([2; 32]).public();
-        assert_eq!(hex(identity(1).prove(challenge)), "PROOF");
+        assert_eq!(
+            hex(identity(1).prove(challenge)),
+            "0d0505d3cf83aa9add6da9afb4443e096f5040a68894e0270588b2c976cf838e"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod handover;
 mod job;
 mod loss;
 mod machine;
+mod meetings;
 mod output;
 mod pair;
 mod ports;
@@ -51,7 +52,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 16] = [
+const FIGURES: [(&str, Measurement); 17] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -68,6 +69,7 @@ const FIGURES: [(&str, Measurement); 16] = [
     ("one-random", searches::one_random),
     ("loss", loss::measure),
     ("chance", chance::measure),
+    ("meet", meetings::measure),
 ];
 
 /// Measures, and prints the figures as a table.

@@ -13,6 +13,7 @@ mod hand_over;
 mod interrupted;
 mod keys;
 mod leftovers;
+mod meet;
 mod network;
 mod pair;
 mod privileges;

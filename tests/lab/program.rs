@@ -130,6 +130,12 @@ impl Program {
         self.stderr.wait("standard error", &self.stderr, text);
     }
 
+    /// The first line of its standard error.
+    pub(crate) fn first_error_line(&self) -> String {
+        self.stderr.wait("standard error", &self.stderr, "\n");
+        self.stderr.text().lines().next().unwrap_or_default().to_owned()
+    }
+
     /// Waits for its end, whose input stays open until then.
     pub(crate) fn end(self) -> Ended {
         let Ok(status) = self.ended.recv_timeout(PATIENCE) else {

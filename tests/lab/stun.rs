@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tcp_punch::engine::{Sample, Survey, SurveyError};
+use tcp_punch::engine::{Survey, SurveyError};
 use tcp_punch::nat::{Observation, PortModel, fit};
 use tcp_punch::sys::clock;
 use tcp_punch::wire::Segment;
@@ -92,7 +92,7 @@ fn with_two_addresses(options: &[&str], masquerade: &str) -> Pair {
     pair
 }
 
-fn survey(pair: &Pair, survey: Survey) -> Result<Vec<Sample>, SurveyError> {
+fn survey(pair: &Pair, survey: Survey) -> Result<Vec<Observation>, SurveyError> {
     pair.a.host.run(|| survey.run())
 }
 
@@ -108,7 +108,7 @@ fn mappings(capture: &Capture) -> Vec<(SocketAddr, SocketAddr)> {
     mappings
 }
 
-fn seen(samples: &[Sample]) -> Vec<(SocketAddr, SocketAddr)> {
+fn seen(samples: &[Observation]) -> Vec<(SocketAddr, SocketAddr)> {
     samples.iter().map(|sample| (sample.external, sample.destination)).collect()
 }
 
@@ -154,8 +154,7 @@ fn the_fitted_model_of_a_kernel_router_holds_for_its_next_mapping() {
         let _server = Server::start(&pair.b.host, &[PRIMARY, SECOND]);
         let asked = Survey::new(at(PRIMARY, &PORTS[..1]), SOURCE).neighbours(1).privileged(2);
         let samples = survey(&pair, asked).expect("samples");
-        let observations: Vec<Observation> = samples.into_iter().map(Into::into).collect();
-        let fit = fit(&observations).expect("observations");
+        let fit = fit(&samples).expect("a fit");
         assert_eq!(fit.model, expected, "{rule}: {fit}");
         assert!(fit.probability > 0.9, "{rule}: {fit}");
 

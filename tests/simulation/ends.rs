@@ -114,7 +114,6 @@ impl End {
         let attempt = AttemptConfig {
             tuple,
             at,
-            timeout: conditions.timeout,
             iss,
             expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
             offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },
@@ -123,7 +122,8 @@ impl End {
             seed,
         };
         let opener = conditions.openers.then_some(Opener { hop_limit: 2, at: opens });
-        let mut host = Host::new(RaceConfig { attempt, tuples, search }, opener);
+        let race = RaceConfig { attempt, timeout: conditions.timeout, tuples, search };
+        let mut host = Host::new(race, opener);
         host.race().set_one_way(conditions.one_way);
         Planned { host: Some(host), chance }
     }

@@ -3,7 +3,7 @@
 
 use super::error::MeetError;
 use crate::engine::prober::walk;
-use crate::engine::{Held, Sample, Survey};
+use crate::engine::{Held, Survey};
 use crate::nat::{self, Fit, Observation, Path, PortModel};
 use crate::sys::CallFailed;
 use crate::wire::WallTime;
@@ -27,7 +27,7 @@ const PRIVILEGED: [u16; 2] = [1016, 1009];
 const STALE: Duration = Duration::from_millis(300);
 
 enum News {
-    Observed(Sample),
+    Observed(Observation),
     Surveyed(Option<Held>),
     Walked(Path),
 }
@@ -93,12 +93,12 @@ impl Surroundings {
         observed: SocketAddr,
         others: &[SocketAddr],
     ) -> Result<(), MeetError> {
-        let (source, destination) = (self.port, self.server);
-        self.observations.push(Observation { at, source, destination, external: observed });
+        let (local, destination) = (SocketAddr::new(self.local_ip, self.port), self.server);
+        self.observations.push(Observation { at, local, destination, external: observed });
         let known = |to: &&SocketAddr| !self.asked.iter().any(|(_, asked)| asked == *to);
-        let new: Vec<_> = others.iter().filter(known).map(|to| (source, *to)).collect();
+        let new: Vec<_> = others.iter().filter(known).map(|to| (self.port, *to)).collect();
         // Where every port is kept there is nothing more to learn.
-        if observed.port() == source || new.is_empty() {
+        if observed.port() == self.port || new.is_empty() {
             return Ok(());
         }
         self.ask(new)
@@ -106,8 +106,8 @@ impl Surroundings {
 
     /// Whether enough is known to tell the peer. A counter has to be read again right before.
     pub(super) fn is_known(&self) -> bool {
-        let of_port = |it: &&Observation| it.source == self.port;
-        let kept = |it: &Observation| it.external.port() == it.source;
+        let of_port = |it: &&Observation| it.local.port() == self.port;
+        let kept = |it: &Observation| it.external.port() == it.local.port();
         self.surveys == 0 && !self.observations.is_empty()
             || self.observations.iter().filter(of_port).count() > 1
                 && self.observations.iter().all(kept)
@@ -132,7 +132,7 @@ impl Surroundings {
 
     /// Where the punch's own port was mapped last.
     pub(super) fn external(&self) -> Option<SocketAddr> {
-        let of_port = self.observations.iter().filter(|it| it.source == self.port);
+        let of_port = self.observations.iter().filter(|it| it.local.port() == self.port);
         of_port.max_by_key(|it| it.at).map(|it| it.external)
     }
 
@@ -146,7 +146,7 @@ impl Surroundings {
         while let Ok(news) = self.news.try_recv() {
             let _ = self.bell.read(&mut [0]);
             match news {
-                News::Observed(sample) => self.observations.push(sample.into()),
+                News::Observed(observation) => self.observations.push(observation),
                 News::Surveyed(held) => {
                     self.surveys -= 1;
                     self.held.extend(held);

@@ -1,7 +1,7 @@
 //! Questions to STUN servers, sent in a known order and answered in any.
 
-use super::Sample;
 use super::error::SurveyError;
+use crate::nat::Observation;
 use crate::sys::{CallFailed, Dial, clock};
 use crate::wire::WallTime;
 use crate::wire::stun::{Binding, Response, TransactionId, binding_request};
@@ -212,9 +212,9 @@ impl Question {
         Self { at, local, destination, repeated: false, dial, asked, stage }
     }
 
-    pub(super) fn sample(&self, binding: &Binding) -> Sample {
+    pub(super) fn observation(&self, binding: &Binding) -> Observation {
         let Self { at, local, destination, .. } = *self;
-        Sample { at, local, destination, external: binding.external }
+        Observation { at, local, destination, external: binding.external }
     }
 
     fn meets_predecessor(&self) -> bool {

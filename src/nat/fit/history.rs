@@ -45,7 +45,8 @@ impl History {
         let mut history =
             Self { allocations: Vec::new(), latest: HashMap::new(), reused: 0, replaced: 0 };
         let mut mappings = HashMap::new();
-        for &Observation { at, source, destination, external } in observations {
+        for &Observation { at, local, destination, external } in observations {
+            let source = local.port();
             let towards = match behaviour {
                 MappingBehaviour::EndpointIndependent => Towards::Anybody,
                 MappingBehaviour::AddressDependent => Towards::Address(destination.ip()),
@@ -101,7 +102,7 @@ mod tests {
     fn the_mapping_behaviour_says_what_is_a_new_mapping() {
         let seen = |source, destination: &str, port| Observation {
             at: WallTime::from_unix_ns(0),
-            source,
+            local: ([192, 168, 1, 2], source).into(),
             destination: destination.parse().unwrap(),
             external: SocketAddr::from(([192, 0, 2, 1], port)),
         };

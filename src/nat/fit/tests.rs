@@ -162,7 +162,8 @@ impl Router {
         };
         self.mappings.insert(key, port);
         let external = SocketAddr::from(([192, 0, 2, 1], port));
-        Observation { at: self.now, source, destination, external }
+        let local = ([192, 168, 1, 2], source).into();
+        Observation { at: self.now, local, destination, external }
     }
 
     fn allocate(&mut self, dice: &mut Dice, source: u16) -> u16 {
@@ -293,7 +294,7 @@ fn a_90_percent_set_holds_the_next_port_of_every_kind_of_router() {
             let fit = fit(&seen).unwrap();
             let pause = dice.exponential(0.1);
             router.wait(&mut dice, pause);
-            let source = seen[11].source;
+            let source = seen[11].local.port();
             let next = router.map(&mut dice, source, new_host()).external.port();
             let prediction = fit.predict(source, 0, router.now);
             hits += u32::from(rank(&mut dice, &prediction, next) < 0.9);
@@ -401,7 +402,7 @@ fn a_second_external_address_is_noticed() {
 fn netfilter_shows_itself_at_the_privileged_ports() {
     let mut seen = seen("linux-random", APDM);
     for (index, observation) in (0..).zip(&mut seen).take(6) {
-        observation.source = 700;
+        observation.local.set_port(700);
         observation.external.set_port(600 + index * 67);
     }
     let fit = fit(&seen).unwrap();

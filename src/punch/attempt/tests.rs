@@ -14,7 +14,6 @@ fn attempt(opener: bool) -> Attempt {
     let mut attempt = Attempt::new(AttemptConfig {
         tuple: tuple(),
         at: ms(0),
-        timeout: Duration::from_secs(10),
         iss: Seq(100),
         expected_irs: None,
         offer: OFFER,
@@ -37,7 +36,6 @@ fn sent(attempt: &mut Attempt) -> Vec<String> {
             }
             Output::Prepare(_) => "prepare".into(),
             Output::Established(_) => "established".into(),
-            Output::Expired => "expired".into(),
         })
         .collect()
 }
@@ -102,27 +100,23 @@ fn without_an_opener_a_reset_waits_for_the_next_syn() {
     assert!(host.poll_timeout().unwrap() < ms(400));
 }
 
-/// When SYNs leave until the time-out, and which of them in step with the peer.
+/// When SYNs leave in ten seconds, and which of them in step with the peer.
 fn schedule_in_silence(mut host: Attempt) -> Vec<(WallTime, bool)> {
     let mut syns = Vec::new();
     let mut now = ms(0);
-    loop {
+    while now < ms(10_000) {
         let in_step = host.fires_at() == Some(now);
         host.handle_timeout(now);
-        match sent(&mut host).last().map(String::as_str) {
-            Some("expired") => break,
-            Some(_) => syns.push((now, in_step)),
-            None => {}
+        if !sent(&mut host).is_empty() {
+            syns.push((now, in_step));
         }
         now = host.poll_timeout().unwrap();
     }
-    assert_eq!(now, ms(10_000));
-    assert_eq!(host.poll_timeout(), None);
     syns
 }
 
 #[test]
-fn silence_is_met_with_ever_rarer_syns_until_the_timeout() {
+fn silence_is_met_with_ever_rarer_syns() {
     let mut host = attempt(true);
     host.handle_timeout(ms(-250));
     sent(&mut host);

@@ -8,6 +8,7 @@ use crate::wire::Seq;
 
 const AT: i64 = 1_000_000;
 const ONE_WAY: Duration = Duration::from_millis(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn ms(offset: i64) -> WallTime {
     WallTime::from_unix_ns((AT + offset) * 1_000_000)
@@ -22,7 +23,6 @@ fn config(host: u8, key: bool) -> AttemptConfig {
     AttemptConfig {
         tuple: tuple(host, 40),
         at: ms(0),
-        timeout: Duration::from_secs(10),
         iss: Seq(if key { 100 } else { 1000 * u32::from(host) }),
         expected_irs: key.then_some([Seq(100), Seq(200), Seq(300)]),
         offer: Offer { window, ..OFFER },
@@ -34,7 +34,7 @@ fn config(host: u8, key: bool) -> AttemptConfig {
 
 fn race(host: u8, key: bool, tuples: &[(u16, Strategy)]) -> Race {
     let tuples = tuples.iter().map(|(port, how)| (tuple(host, *port), *how)).collect();
-    Race::new(RaceConfig { attempt: config(host, key), tuples, search: None })
+    Race::new(RaceConfig { attempt: config(host, key), timeout: TIMEOUT, tuples, search: None })
 }
 
 /// What the wire makes of a segment from this host.
@@ -219,6 +219,23 @@ fn a_peer_with_one_strategy_meets_one_with_all() {
     assert_eq!(met, [Some((40, 20)), Some((40, 20))]);
 }
 
+#[test]
+fn silence_ends_at_the_deadline_and_not_before() {
+    let mut race = race(1, true, &AUTO);
+    let mut now = ms(0);
+    while now < ms(0).after(TIMEOUT) {
+        race.handle_timeout(now);
+        assert!(!std::iter::from_fn(|| race.poll()).any(|output| output == Output::Expired));
+        now = race.poll_timeout().unwrap();
+    }
+    assert_eq!(now, ms(0).after(TIMEOUT));
+    race.handle_timeout(now);
+    assert_eq!((race.poll(), race.poll()), (Some(Output::Expired), None));
+    assert_eq!(race.poll_timeout(), None);
+    race.handle_segment(&Attempt::new(config(2, true)).first(now), now);
+    assert_eq!(race.poll(), None, "nothing is answered any more");
+}
+
 fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
     let [local, remote] = [host, 3 - host].map(|host| [10, 0, 0, host].into());
     let search = Search::new(SearchConfig {
@@ -232,8 +249,12 @@ fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
         speculates: false,
         at: ms(0),
     });
-    let config = RaceConfig { attempt: config(host, false), tuples: vec![], search: Some(search) };
-    let mut race = Race::new(config);
+    let mut race = Race::new(RaceConfig {
+        attempt: config(host, false),
+        timeout: TIMEOUT,
+        tuples: vec![],
+        search: Some(search),
+    });
     race.set_opener(Opener { hop_limit: 2, at: ms(-250) });
     race
 }

@@ -233,7 +233,7 @@ fn an_exchange_can_go_to_another_thread_and_shows_no_secret() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn any_two_seeds_and_any_code_agree(a in any::<[u8; 32]>(), b in any::<[u8; 32]>(), number in any::<u32>()) {
