@@ -3,9 +3,11 @@
 // What stands here is what --help prints, brackets and all.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use super::log;
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use tracing_subscriber::filter::LevelFilter;
 
 const EXAMPLES: &str = "\
 Examples; the peer runs the same with this host's public address:
@@ -127,6 +129,13 @@ pub struct RecordArgs {
     pub verbose: u8,
 }
 
+impl RecordArgs {
+    /// How much is said.
+    pub fn level(&self) -> LevelFilter {
+        log::level(self.quiet, self.verbose)
+    }
+}
+
 /// What leads to the server.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerArgs {
@@ -189,11 +198,48 @@ pub struct DestinationArgs {
     pub command: Vec<OsString>,
 }
 
+/// The rendezvous server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// Address and port to listen on; [::] is every address of both IP versions
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:3478")]
+    pub listen: String,
+    /// The second port
+    #[arg(long, value_name = "PORT", default_value = "3479", allow_hyphen_values = true)]
+    pub alt_port: String,
+    /// Another address of this host, for both ports: clients then learn how their routers filter
+    /// by address; repeatable, once for each IP version
+    #[arg(long, value_name = "ADDR")]
+    pub alt_addr: Vec<String>,
+    /// Tell figures to Prometheus here, under /metrics
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<String>,
+    /// What one address may have: connections=512,waiting=64 at once, meetings=120,probes=240 a
+    /// minute, requests=1000 a second, or some of it
+    #[arg(long, value_name = "QUOTA")]
+    pub quota: Option<String>,
+    /// Clients at once, of all addresses
+    #[arg(long, value_name = "N", default_value = "120000", allow_hyphen_values = true)]
+    pub capacity: String,
+    /// How to log on standard error
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = ["text", "json"],
+          hide_possible_values = true)]
+    pub log: String,
+    /// Log only errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Log more
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Meet whoever uses the same code at a server, and punch: nobody types an address or an instant
     Meet(Box<MeetArgs>),
+    /// Run the rendezvous server: meetings, STUN over TCP and a clock
+    Serve(ServeArgs),
     /// Check kernel, capabilities, clock and firewall; name the command that mends each
     Doctor {
         /// Print JSON

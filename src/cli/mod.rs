@@ -19,6 +19,7 @@ pub mod punch;
 pub mod race;
 pub mod records;
 pub mod secret;
+pub mod serve;
 pub mod server;
 pub mod span;
 pub mod stun;
@@ -50,14 +51,15 @@ pub fn main() -> ExitCode {
         }
         Err(error) => return end(Err(usage::condense(&error))),
     };
-    let records = match &args.command {
-        Some(Command::Meet(meet)) => &meet.records,
-        _ => &args.punch.records,
-    };
-    log::start(log::level(records.quiet, records.verbose));
+    match &args.command {
+        Some(Command::Serve(serve)) => serve::start_log(serve),
+        Some(Command::Meet(meet)) => log::start(meet.records.level()),
+        _ => log::start(args.punch.records.level()),
+    }
     end(match &args.command {
         None => punch::punch(&args.punch, now),
         Some(Command::Meet(args)) => meet::meet(args),
+        Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),

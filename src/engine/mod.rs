@@ -12,6 +12,7 @@ mod prober;
 mod recorder;
 pub mod report;
 mod run;
+pub mod serve;
 mod survey;
 
 pub use config::{Opener, Progress, Punch};

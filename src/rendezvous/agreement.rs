@@ -1,9 +1,10 @@
 //! What follows from both reports: the same at both ends.
 
 use super::candidate::{Candidate, CandidateKind, common_prefix};
-use super::clock::{ClockEstimate, ServerTime, SharedModel};
+use super::clock::{ClockEstimate, ServerTime};
 use super::report::{Report, seconds};
 use super::secrets::Role;
+use super::shared_model::SharedModel;
 use crate::nat::PortModel;
 use crate::punch::{Budget, End, Strategies};
 use crate::wire::Scope;
@@ -80,7 +81,9 @@ pub enum AgreementError {
     #[error("the punch would be {} away, and {} is the most: try again", seconds(*.0), seconds(MOST_AHEAD))]
     TooFarAhead(Duration),
     /// Nothing of ours can reach anything of theirs.
-    #[error("no address of ours can reach one of the peer's: we have {ours}, the peer {theirs}")]
+    #[error(
+        "no address of ours can reach one of the peer's: we have {ours}; the peer has {theirs}"
+    )]
     NoPair {
         /// What we have.
         ours: String,
@@ -126,7 +129,7 @@ impl Agreement {
             }
         };
         if pairs.is_empty() {
-            let (ours, theirs) = (families(ours), families(theirs));
+            let (ours, theirs) = (kinds(ours), kinds(theirs));
             return Err(AgreementError::NoPair { ours, theirs });
         }
         number_slots(&mut pairs);
@@ -156,13 +159,22 @@ impl Agreement {
 
 impl Numbering {
     fn end(&self, candidate: &Candidate, clock: &ClockEstimate) -> End {
-        let (model, told) = match candidate.kind() {
-            CandidateKind::Reflexive => (clock.local(&self.model), self.external),
-            // What is not translated, or was mapped on request, has the port that it says.
-            CandidateKind::Lan | CandidateKind::Ipv6 => (PortModel::Preserving, None),
-            CandidateKind::Mapped => (PortModel::Stable, None),
+        let address = candidate.address();
+        let untranslated = match candidate.kind() {
+            CandidateKind::Reflexive if address.is_ipv4() => None,
+            // Whatever translates IPv6 keeps the port (RFC 6296).
+            CandidateKind::Lan | CandidateKind::Ipv6 | CandidateKind::Reflexive => {
+                Some(PortModel::Preserving)
+            }
+            CandidateKind::Mapped => Some(PortModel::Stable),
         };
-        End { model, port: told.unwrap_or(candidate.address()).port() }
+        match untranslated {
+            Some(model) => End { model, port: address.port() },
+            None => {
+                let told = self.external.filter(SocketAddr::is_ipv4).unwrap_or(address);
+                End { model: clock.local(&self.model), port: told.port() }
+            }
+        }
     }
 }
 
@@ -235,10 +247,13 @@ fn kind(one: &Candidate, other: &Candidate, same_site: bool, certain: bool) -> O
             near.then_some(PairKind::Lan)
         }
         (Lan, _) | (_, Lan) => None,
-        (Ipv6, Ipv6) => (ip != other_ip).then_some(PairKind::Ipv6),
+        (Ipv6, Ipv6) => {
+            let public = Scope::of(ip).min(Scope::of(other_ip)) == Scope::Public;
+            (ip != other_ip && (public || same_link(ip, other_ip))).then_some(PairKind::Ipv6)
+        }
         (Mapped, _) | (_, Mapped) => (one.address() != other.address()).then_some(PairKind::Mapped),
         (Reflexive, Ipv6) | (Ipv6, Reflexive) | (Reflexive, Reflexive) => {
-            if !certain {
+            if ip.is_ipv4() && !certain {
                 Some(PairKind::Predicted)
             } else if ip != other_ip {
                 Some(PairKind::Reflexive)
@@ -291,15 +306,20 @@ fn common(ours: Strategies, theirs: Strategies) -> Option<Strategies> {
     }
 }
 
-fn families(report: &Report) -> String {
-    let has = |v4: bool| report.candidates.iter().any(|it| it.address().is_ipv4() == v4);
-    match (has(true), has(false)) {
-        (true, true) => "IPv4 and IPv6",
-        (true, false) => "IPv4 only",
-        (false, true) => "IPv6 only",
-        (false, false) => "none",
+/// What a report has, in words.
+fn kinds(report: &Report) -> String {
+    let mut kinds = Vec::new();
+    for candidate in &report.candidates {
+        let family = if candidate.address().is_ipv4() { "IPv4" } else { "IPv6" };
+        let kind = match candidate.kind() {
+            CandidateKind::Ipv6 => "IPv6".to_owned(),
+            kind => format!("{kind} {family}"),
+        };
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
     }
-    .to_owned()
+    if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") }
 }
 
 impl fmt::Display for PairKind {
@@ -320,3 +340,6 @@ impl fmt::Display for Pair {
         write!(f, "{} to {} ({})", self.ours.base(), self.theirs.address(), self.kind)
     }
 }
+
+#[cfg(test)]
+mod tests;

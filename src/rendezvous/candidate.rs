@@ -101,3 +101,42 @@ pub(super) fn common_prefix(one: IpAddr, other: IpAddr) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(address: &str, base: &str) -> Result<Candidate, Nonsense> {
+        Candidate::new(CandidateKind::Lan, address.parse().unwrap(), base.parse().unwrap())
+    }
+
+    #[test]
+    fn addresses_of_nobody_are_refused() {
+        let loopback = Nonsense::NarrowerScope(Scope::Loopback);
+        for (address, why) in [
+            ("0.0.0.0:1", Nonsense::NoHost),
+            ("224.0.0.1:1", Nonsense::NoHost),
+            ("255.255.255.255:1", Nonsense::NoHost),
+            ("127.0.0.1:1", loopback),
+            ("192.0.2.1:0", Nonsense::NoPort),
+        ] {
+            assert_eq!(candidate(address, "192.168.1.2:1"), Err(why), "{address}");
+            assert_eq!(candidate("192.168.1.2:1", address), Err(why), "{address}");
+        }
+        for (address, why) in [
+            ("[::]:1", Nonsense::NoHost),
+            ("[ff02::1]:1", Nonsense::NoHost),
+            ("[::1]:1", loopback),
+            ("[fe80::1]:1", Nonsense::NarrowerScope(Scope::Link)),
+            ("192.0.2.1:1", Nonsense::OtherFamily),
+        ] {
+            assert_eq!(candidate(address, "[2001:db8::1]:1"), Err(why), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_address_in_the_other_ones_clothes_is_taken_for_itself() {
+        let plain = candidate("203.0.113.7:40000", "192.168.1.2:40000");
+        assert_eq!(candidate("[::ffff:203.0.113.7]:40000", "[::ffff:192.168.1.2]:40000"), plain);
+    }
+}

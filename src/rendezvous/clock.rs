@@ -1,7 +1,6 @@
 //! The server's clock, which both peers share.
 
 use super::ClockTimes;
-use crate::nat::{PortModel, Sequence};
 use crate::wire::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -131,7 +130,8 @@ pub struct ClockEstimate {
 }
 
 impl ClockFilter {
-    /// Takes an exchange in.
+    /// Takes an exchange in. A clock set by less than a round trip need not show here: who sees
+    /// it otherwise, as by a monotonic clock, says so by [`ClockFilter::clear`].
     pub fn push(&mut self, exchange: ClockExchange) -> Taken {
         // A clock set back while the exchange went on: it took less than no time.
         let impossible = exchange.returned < exchange.sent
@@ -189,8 +189,10 @@ impl ClockFilter {
     fn bounds(&self, now: WallTime) -> (i64, i64) {
         let mut bounds = (i64::MIN, i64::MAX);
         for exchange in &self.exchanges {
-            let least = exchange.at_least().saturating_sub(drift(exchange.returned, now));
-            let most = exchange.at_most().saturating_add(drift(exchange.sent, now));
+            // The same for both: to count the age of each from its own time would move the middle.
+            let drift = drift(exchange.sent, now).max(drift(exchange.returned, now));
+            let least = exchange.at_least().saturating_sub(drift);
+            let most = exchange.at_most().saturating_add(drift);
             bounds = (bounds.0.max(least), bounds.1.min(most));
         }
         bounds
@@ -227,49 +229,6 @@ impl ClockEstimate {
     pub fn bound_at(&self, when: WallTime) -> Duration {
         self.bound.saturating_add(ns(drift(self.at, when)))
     }
-
-    /// A model for a peer: its times become the server's.
-    pub fn shared(&self, model: &PortModel) -> SharedModel {
-        let server = |at: WallTime| WallTime::from_unix_ns(self.to_server(at).0.max(0));
-        SharedModel(timed(model, server))
-    }
-
-    /// A shared model for ourselves: its times become ours.
-    pub fn local(&self, model: &SharedModel) -> PortModel {
-        timed(&model.0, |at| self.to_local(ServerTime(at.unix_ns())))
-    }
-}
-
-/// A port model whose times are the server's: for a peer, which has another clock.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SharedModel(PortModel);
-
-impl SharedModel {
-    /// A model that has no time in it, or one of the server's already.
-    pub(super) fn from_server(model: PortModel) -> Self {
-        Self(model)
-    }
-
-    /// Whether the router keeps one known port: nothing has to be predicted.
-    pub fn is_certain(&self) -> bool {
-        matches!(self.0, PortModel::Preserving | PortModel::Stable)
-    }
-}
-
-/// As [`PortModel`] is written, with times of the server.
-impl fmt::Display for SharedModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-fn timed(model: &PortModel, to: impl FnOnce(WallTime) -> WallTime) -> PortModel {
-    match model {
-        PortModel::Sequential(sequence) => {
-            PortModel::Sequential(Sequence { at: sequence.at.map(to), ..sequence.clone() })
-        }
-        other => other.clone(),
-    }
 }
 
 /// What the clocks may drift apart between two times of ours, in nanoseconds, rounded up.
@@ -282,3 +241,6 @@ fn drift(one: WallTime, other: WallTime) -> i64 {
 fn ns(ns: i64) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -198,4 +198,7 @@ pub enum Refusal {
     /// What was sent is no request, or not at this point.
     #[error("the server does not understand this version of tcp-punch")]
     NotUnderstood,
+    /// Another client has proven the same name since, and is called instead.
+    #[error("another client listens under this name now")]
+    Replaced,
 }

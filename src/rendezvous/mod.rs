@@ -17,6 +17,7 @@ mod noise;
 mod report;
 mod secrets;
 mod seed;
+pub mod server;
 mod session;
 mod told;
 

@@ -1,8 +1,9 @@
 //! What each end tells the other before they punch.
 
 use super::candidate::{Candidate, CandidateKind};
-use super::clock::{ClockEstimate, ServerTime, SharedModel};
+use super::clock::{ClockEstimate, ServerTime};
 use super::frame::MAX_FRAME;
+use super::shared_model::SharedModel;
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
 use crate::wire::Nonsense;
@@ -87,8 +88,6 @@ pub enum ReportError {
 const VERSION: u8 = 1;
 /// Of a round trip to the server, and of a clock: TCP itself gives up on such a path.
 const ABSURD: Duration = Duration::from_secs(30);
-/// The longest model in bytes: port sets of a MAP-E domain take a few hundred.
-const LONGEST_MODEL: usize = 2_000;
 
 /// As it travels.
 #[derive(Serialize, Deserialize)]
@@ -129,7 +128,7 @@ impl Report {
             clock_bound: clock.bound_at(sent),
             clock_likely: clock.likely,
             candidates: Vec::new(),
-            model: SharedModel::from_server(PortModel::Preserving),
+            model: clock.shared(&PortModel::Preserving),
             external: None,
             budget: Budget::default(),
             strategies: Strategies::Auto,
@@ -205,7 +204,7 @@ impl Report {
             clock_bound: Duration::from_nanos(body.clock_bound_ns),
             clock_likely: Duration::from_nanos(body.clock_likely_ns),
             candidates,
-            model: model(&body.model)?,
+            model: SharedModel::from_text(&body.model).map_err(ReportError::Model)?,
             external: body.external,
             budget: Budget { packets, entries, rate },
             strategies: match body.strategies {
@@ -252,21 +251,16 @@ impl Report {
     }
 }
 
-fn model(text: &str) -> Result<SharedModel, ReportError> {
-    // It is quoted in what we say of it: nothing there may steer a terminal.
-    let plain = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.len() > LONGEST_MODEL || !plain {
-        return Err(ReportError::Model("not the text of one".to_owned()));
-    }
-    match text.parse() {
-        Ok(model) => Ok(SharedModel::from_server(model)),
-        Err(why) => Err(ReportError::Model(shortened(&why.to_string(), 200))),
-    }
-}
-
-/// The beginning of a text, as long as a person reads it, in characters that print.
+/// The beginning of a text, at most so many bytes, without what steers a terminal.
 pub(super) fn shortened(text: &str, most: usize) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
+    let mut short = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if short.len() + c.len_utf8() > most {
+            break;
+        }
+        short.push(c);
+    }
+    short
 }
 
 pub(super) fn seconds(duration: Duration) -> String {
@@ -275,4 +269,133 @@ pub(super) fn seconds(duration: Duration) -> String {
 
 fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::WallTime;
+    use proptest::prelude::*;
+
+    fn clock() -> ClockEstimate {
+        ClockEstimate {
+            offset_ns: 500_000_000,
+            bound: Duration::from_millis(10),
+            likely: Duration::from_micros(200),
+            round_trip: Duration::from_millis(20),
+            at: WallTime::from_unix_ns(1_795_258_800_000_000_000),
+        }
+    }
+
+    fn report() -> Report {
+        let sent = WallTime::from_unix_ns(1_795_258_800_000_000_000);
+        let mut report = Report::new(&clock(), sent, Duration::from_millis(3));
+        report.candidates = (1..=16)
+            .map(|n| {
+                let address = format!("[2001:db8:ffff:ffff:ffff:ffff:ffff:{n}]:65535");
+                let (address, base) = (address.parse().unwrap(), address.parse().unwrap());
+                Candidate::new(CandidateKind::Reflexive, address, base).unwrap()
+            })
+            .collect();
+        report.external = Some("203.0.113.7:40000".parse().unwrap());
+        report.model = clock().shared(
+            &"sequential:next=4096,step=-2,rate=0.1,at=1795258799.987654321,pool=1024-2047+4096-5119"
+                .parse()
+                .unwrap(),
+        );
+        report.strategies = Strategies::Only { syn: true, syn_ack: false, mid_stream: true };
+        report
+    }
+
+    /// The body, changed, as a peer could write it.
+    fn forged(change: impl FnOnce(&mut Body)) -> Result<Report, ReportError> {
+        let bytes = report().to_bytes().unwrap();
+        let mut body: Body = postcard::from_bytes(&bytes[1..]).unwrap();
+        change(&mut body);
+        Report::from_bytes(&postcard::to_extend(&body, vec![VERSION]).unwrap())
+    }
+
+    #[test]
+    fn a_report_begins_with_what_the_clock_says() {
+        let report = report();
+        assert_eq!(report.sent.unix_ns(), 1_795_258_800_500_000_000);
+        assert_eq!(report.ready.ns_since(report.sent), 3_000_000);
+        assert_eq!(report.to_server, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn a_full_report_arrives_as_it_left() {
+        let report = report();
+        let bytes = report.to_bytes().unwrap();
+        assert!(bytes.len() < 1000, "{} bytes", bytes.len());
+        assert_eq!(Report::from_bytes(&bytes), Ok(report));
+    }
+
+    #[test]
+    fn the_longest_report_fits_into_a_frame() {
+        let mut report = report();
+        let pool = crate::nat::PortPool::new((0..160).map(|n| 10_000 + 9 * n..=10_001 + 9 * n));
+        report.model = clock().shared(&PortModel::Random(pool.unwrap()));
+        assert!(report.model.to_string().len() > 1900);
+        assert!(report.to_bytes().unwrap().len() <= Report::MOST_BYTES);
+    }
+
+    #[test]
+    fn what_a_later_program_adds_is_passed_over() {
+        let mut bytes = report().to_bytes().unwrap();
+        bytes.extend_from_slice(b"more");
+        assert_eq!(Report::from_bytes(&bytes), Ok(report()));
+        let fewer = forged(|body| body.candidates[3].0 = 77).unwrap();
+        assert_eq!(fewer.candidates.len(), 15, "a kind that we do not know");
+        assert!(forged(|body| body.flags = 0xff).unwrap().wants_proof);
+        bytes[0] = 2;
+        assert_eq!(Report::from_bytes(&bytes), Err(ReportError::Version(2)));
+    }
+
+    #[test]
+    fn a_lie_is_named() {
+        for (forged, said) in [
+            (
+                forged(|body| body.candidates[0].1 = "127.0.0.1:22".parse().unwrap()),
+                "the peer's address 127.0.0.1:22 is a loopback address",
+            ),
+            (
+                forged(|body| body.candidates[0].2 = "0.0.0.0:22".parse().unwrap()),
+                "is no address of a host",
+            ),
+            (forged(|body| body.external = Some("192.0.2.1:0".parse().unwrap())), "has no port"),
+            (
+                forged(|body| body.candidates = vec![body.candidates[0]; 17]),
+                "17 addresses in a report",
+            ),
+            (forged(|body| body.to_server_ns = u64::MAX), "a way to the server is 18446744073.7 s"),
+            (forged(|body| body.clock_bound_ns = 31_000_000_000), "bound of its clock is 31.0 s"),
+            (forged(|body| body.model = "symmetric".into()), "'symmetric' is no port model"),
+            (forged(|body| body.budget.2 = 0), "the peer's budget is empty"),
+            (forged(|body| body.strategies = 0b1000), "no strategy that we know"),
+        ] {
+            let message = forged.unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_report_and_never_panics(noise in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Report::from_bytes(&noise);
+        }
+
+        #[test]
+        fn a_flipped_bit_never_panics(place in 0..200_usize, bit in 0..8_u32) {
+            let mut bytes = report().to_bytes().unwrap();
+            bytes[place] ^= 1_u8 << bit;
+            let _ = Report::from_bytes(&bytes);
+        }
+
+        #[test]
+        fn a_truncated_report_is_none(length in 0..200_usize) {
+            let bytes = report().to_bytes().unwrap();
+            prop_assert!(Report::from_bytes(&bytes[..length]).is_err());
+        }
+    }
 }

@@ -41,10 +41,25 @@ impl Dial {
     /// # Errors
     /// [`DialError`].
     pub fn new(local: SocketAddr, remote: SocketAddr) -> Result<Self, DialError> {
+        Self::open(local, remote, false)
+    }
+
+    /// Likewise, where this process [listens](super::listen_at) on the local port.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub fn from_listening_port(local: SocketAddr, remote: SocketAddr) -> Result<Self, DialError> {
+        Self::open(local, remote, true)
+    }
+
+    fn open(local: SocketAddr, remote: SocketAddr, listening: bool) -> Result<Self, DialError> {
         let family = if remote.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(family, SockType::Stream, flags, None).named("socket(SOCK_STREAM)")?;
         setsockopt(&socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
+        if listening {
+            setsockopt(&socket, sockopt::ReusePort, &true).named("setsockopt(SO_REUSEPORT)")?;
+        }
         if local.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true).named("setsockopt(IPV6_V6ONLY)")?;
         }
@@ -52,7 +67,7 @@ impl Dial {
             .map_err(|errno| GuardError::of_bind(errno, local, "bind(SOCK_STREAM)"))?;
         let remote_address = SockaddrStorage::from(remote);
         let mut result = connect(socket.as_raw_fd(), &remote_address);
-        if result == Err(Errno::EADDRNOTAVAIL) && make_way(local, remote) {
+        if result == Err(Errno::EADDRNOTAVAIL) && !listening && make_way(local, remote) {
             result = connect(socket.as_raw_fd(), &remote_address);
         }
         match result {
@@ -112,6 +127,18 @@ impl Dial {
 impl AsFd for Dial {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<Dial> for TcpStream {
+    fn from(dial: Dial) -> Self {
+        dial.0
+    }
+}
+
+impl From<TcpStream> for Dial {
+    fn from(stream: TcpStream) -> Self {
+        Self(stream)
     }
 }
 

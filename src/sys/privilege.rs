@@ -72,19 +72,13 @@ pub fn drop_all() -> Result<(), PrivilegeError> {
     Ok(())
 }
 
-/// Drops every capability of this thread but those for changing the user.
-///
-/// It is for a thread beside the one that changes the user: the C library then does the same in
-/// every thread, and aborts the process where one of them may not.
+/// Drops every capability of this thread but `keep`, as far as it is held.
 ///
 /// # Errors
 /// What `prctl` or `capset` reported.
-pub fn drop_all_but_changing_user() -> Result<(), PrivilegeError> {
+pub fn drop_all_but(keep: &[Capability]) -> Result<(), PrivilegeError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let keep = [Capability::CAP_SETUID, Capability::CAP_SETGID]
-        .into_iter()
-        .filter(|capability| permitted.contains(capability))
-        .collect();
+    let keep = keep.iter().copied().filter(|capability| permitted.contains(capability)).collect();
     if caps::runtime::ambient_set_supported().is_ok() {
         caps::clear(None, CapSet::Ambient)?;
     }
@@ -93,6 +87,17 @@ pub fn drop_all_but_changing_user() -> Result<(), PrivilegeError> {
     caps::set(None, CapSet::Effective, &keep)?;
     caps::set(None, CapSet::Permitted, &keep)?;
     Ok(())
+}
+
+/// Drops every capability of this thread but those for changing the user.
+///
+/// It is for a thread beside the one that changes the user: the C library then does the same in
+/// every thread, and aborts the process where one of them may not.
+///
+/// # Errors
+/// What `prctl` or `capset` reported.
+pub fn drop_all_but_changing_user() -> Result<(), PrivilegeError> {
+    drop_all_but(&[Capability::CAP_SETUID, Capability::CAP_SETGID])
 }
 
 #[cfg(test)]

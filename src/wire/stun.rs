@@ -1,4 +1,9 @@
-//! STUN Binding over a byte stream (RFC 8489): the request, and the judgement of what comes back.
+//! STUN Binding over a byte stream (RFC 8489): the request, the judgement of what comes back, and
+//! a server's answer.
+
+mod answer;
+
+pub use answer::{Ends, NotARequest, answer, message_length};
 
 use super::nonsense::Nonsense;
 use std::net::{IpAddr, SocketAddr};

@@ -64,11 +64,8 @@ impl Peer {
     fn start(host: &Host, code: Option<&str>) -> io::Result<Self> {
         let mut command = host.command(binary()?);
         command.args(["meet", "--server", ADDRESS]).args(code);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take();
         if let Some(stdin) = &mut stdin {
             // It waits in the pipe for the connection.

@@ -1,6 +1,5 @@
 //! Two people, one code, and a server that neither of them trusts.
 
-
 use nix::sys::signal::Signal;
 
 use crate::network::Host;

@@ -119,6 +119,7 @@ fn advice(error: &SessionError) -> String {
             }
             Refusal::NobodyThere => "start tcp-punch expose there, with the same server",
             Refusal::NotYours => "use the key that the name belongs to",
+            Refusal::Replaced => "let one program use this key at a time",
             Refusal::TooMany | Refusal::Full | Refusal::GoingDown => "try again in a minute",
             Refusal::NotUnderstood => "use the same version on both sides",
         },

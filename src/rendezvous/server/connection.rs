@@ -1,0 +1,63 @@
+//! One client's connection, as the server knows it.
+
+use super::challenge::Challenge;
+use crate::rendezvous::{Place, PublicKey};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Names one connection; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub(super) u64);
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The client, as the server sees it.
+    pub(super) remote: SocketAddr,
+    /// Our end.
+    pub(super) local: SocketAddr,
+    pub(super) stage: Stage,
+    /// When the connection ends if nothing happens.
+    pub(super) deadline: Option<Duration>,
+    /// When the message that has begun has to be whole.
+    pub(super) message_deadline: Option<Duration>,
+}
+
+impl Connection {
+    /// The sooner of both.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.deadline.into_iter().chain(self.message_deadline).min()
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Has not said what it speaks.
+    Silent,
+    Stun,
+    Greeted,
+    /// Waits for a peer.
+    Waiting {
+        place: Place,
+        /// The listener that was told of this call.
+        called: Option<ConnectionId>,
+    },
+    Met(Met),
+    /// Has to prove that the name is its own.
+    Challenged(Box<(PublicKey, Challenge)>),
+    Listening {
+        name: PublicKey,
+        /// Calls it was told of and has not come to.
+        calls: u16,
+    },
+    /// Told to go.
+    Over,
+}
+
+#[derive(Debug)]
+pub(super) struct Met {
+    /// As long as it is there.
+    pub(super) peer: Option<ConnectionId>,
+    /// What went from this one to the peer.
+    pub(super) messages: u16,
+    pub(super) bytes: u32,
+}
