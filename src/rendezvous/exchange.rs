@@ -11,9 +11,11 @@ use zeroize::Zeroizing;
 
 /// A key exchange. Each serves once.
 ///
-/// With a code it is SPAKE2 (RFC 9382) in its symmetric form, where both ends speak at once. With
+/// With a code it is SPAKE2 in its symmetric form (RFC 9382 section 5, M = N), where both ends speak
+/// at once; the crate's transcript is older than the RFC, and ours goes on top of it. With
 /// long-lived keys it is Noise IK, where the caller speaks first. In either case the server in
-/// between, who carries the messages, learns nothing that it could try words on.
+/// between, who carries the messages, learns nothing that it could try words on: all it can do is
+/// take part itself, with one guess.
 pub struct Exchange {
     /// Our message, where it does not wait for the peer's.
     opening: Option<Vec<u8>>,
@@ -65,9 +67,7 @@ const PROTOCOL: &[u8] = b"tcp-punch rendezvous 1";
 const SPAKE2: &str = "SPAKE2 symmetric edwards25519";
 const ROOT: &str = "tcp-punch 2026-11 secrets of two peers";
 
-/// Of the symmetric form, as in the Python implementation that this crate agrees with: a letter,
-/// then a point.
-const SIDE: u8 = b'S';
+/// A letter for the symmetric form, which the crate checks, then a point.
 const SPAKE2_OPENING: usize = 1 + 32;
 
 impl Exchange {
@@ -119,6 +119,8 @@ impl Exchange {
     /// Takes the peer's opening. The bytes are our own one for the peer, where it could not be
     /// made before.
     ///
+    /// A listener looks at [`Secrets::peer`] before it answers: who gets no opening learns nothing.
+    ///
     /// That the peer has the same code or the key it claims shows when its first sealed message
     /// opens, not here.
     ///
@@ -168,26 +170,23 @@ fn by_code(
         Ordering::Greater => (Role::Controlling, [theirs, ours]),
         Ordering::Less => (Role::Controlled, [ours, theirs]),
     };
-    let (side, point) = theirs.split_first().ok_or(ExchangeError::Malformed)?;
-    if *side != SIDE {
-        return Err(ExchangeError::Malformed);
-    }
-    expect_point(point)?;
+    expect_point(&theirs[1..])?;
     let shared = spake.finish(theirs).map_err(|_| ExchangeError::Malformed)?;
     let shared = Zeroizing::new(shared);
     let root = root(&[SPAKE2.as_bytes(), &number.to_be_bytes(), low, high, &shared]);
     Ok(Secrets::new(&root, role, None))
 }
 
-/// Whether this is a point as an honest peer sends one: in its only encoding, and in the group of
-/// prime order (RFC 9382 section 4), of which it is not the neutral element.
+/// Whether this is a point as an honest peer sends one: in the group of prime order (RFC 9382
+/// section 4), and not its neutral element. Of such a point there is one encoding: those that have
+/// two have a y below 19, and none of these is in that group but the neutral element.
 fn expect_point(bytes: &[u8]) -> Result<(), ExchangeError> {
     let encoded = CompressedEdwardsY::from_slice(bytes).map_err(|_| ExchangeError::Malformed)?;
     let point = encoded.decompress().ok_or(ExchangeError::Malformed)?;
     if point.is_small_order() {
         return Err(ExchangeError::Weak);
     }
-    if point.compress() != encoded || !point.is_torsion_free() {
+    if !point.is_torsion_free() {
         return Err(ExchangeError::Malformed);
     }
     Ok(())

@@ -19,12 +19,13 @@ mod secrets;
 mod seed;
 pub mod server;
 mod session;
+mod shared_model;
 mod told;
 
 pub use agreement::{Agreement, AgreementError, Pair, PairKind};
 pub use backoff::Backoff;
 pub use candidate::{Candidate, CandidateKind};
-pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, SharedModel, Taken};
+pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, Taken};
 pub use code::{Code, CodeError};
 pub use evidence::{Account, Joined, NoAccount, Seen, joined};
 pub use exchange::{Exchange, ExchangeError};
@@ -37,4 +38,5 @@ pub use message::{
 pub use report::{Report, ReportError};
 pub use secrets::{NotSealed, Role, Secrets};
 pub use session::{Event, Purpose, Session, SessionError};
+pub use shared_model::SharedModel;
 pub use told::{NotTold, Told};

@@ -1,6 +1,7 @@
 use super::*;
 use crate::rendezvous::NotSealed;
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
+use data_encoding::HEXLOWER;
 use proptest::prelude::*;
 
 fn code(text: &str) -> Code {
@@ -9,6 +10,14 @@ fn code(text: &str) -> Code {
 
 fn identity(byte: u8) -> Identity {
     Identity::generate([byte; 32])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    HEXLOWER.encode(bytes)
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    HEXLOWER.decode(hex.as_bytes()).unwrap()
 }
 
 fn by_codes(a: &str, b: &str) -> (Secrets, Secrets) {
@@ -57,6 +66,40 @@ fn answers(opening: &[u8]) -> [Result<(), ExchangeError>; 3] {
     let caller = Exchange::as_caller(&identity(1), identity(2).public(), [1; 32]).unwrap();
     let listener = Exchange::as_listener(&identity(2), [1; 32]).unwrap();
     [by_code, caller, listener].map(|exchange| exchange.complete(opening).map(|_| ()))
+}
+
+/// What Python's spake2 0.9, the crate's model, made of a scalar of its own and of our message.
+#[test]
+fn an_exchange_by_code_is_the_one_that_others_have() {
+    let exchange = Exchange::by_code(&code("7-guitar-umbrella"), [1; 32]);
+    assert_eq!(
+        hex(exchange.opening().unwrap()),
+        "53cd741a93cbd93aa147bdfd93459c9860942005e0c5831c756ac63f814fe3f887"
+    );
+    let theirs = bytes("531ea35d04f969bbdbb660918f2e191adf49f7c14111ee4e608f7d7f37f475d059");
+    let (_, secrets) = exchange.complete(&theirs).unwrap();
+    assert_eq!(secrets.role(), Role::Controlling);
+    let proof = secrets.proof(Role::Controlling, b"about");
+    assert_eq!(hex(&proof), "888b8812d44da34f14f4c4d718cd2a9526970fd7c022cd22f5565e10f3d3e5b8");
+}
+
+/// What Python's noiseprotocol 0.3 made of the same keys.
+#[test]
+fn a_call_is_the_one_that_others_have() {
+    let listener = Exchange::as_listener(&identity(2), [2; 32]).unwrap();
+    let caller = Exchange::as_caller(&identity(1), identity(2).public(), [1; 32]).unwrap();
+    let call = caller.opening().unwrap();
+    assert_eq!(
+        hex(call),
+        "e345c1ff47c1b318d05b0711834675a5d93eedb0d68eb85cb15946b3a020c64f49ea86f034660ee808f017b1672b8346374fa936b05bdacc088fb7bf335c1f3f8308b294e3a0c85a9398c56a0403f141c7c885e093025ebf9e42128c73c92cea"
+    );
+    let (reply, secrets) = listener.complete(call).unwrap();
+    assert_eq!(
+        hex(&reply.unwrap()),
+        "014d9305cf134b5be9713c8f7f88f7de14e3de5a0dace20a512b1c9c4613536e02002efb0cc996a740b1e3855fb9490d"
+    );
+    let proof = secrets.proof(Role::Controlling, b"about");
+    assert_eq!(hex(&proof), "b0ed181ca59e4c6fd2f55d4cb293008373eec2ab13a30b2e0a91fcf80fcb5211");
 }
 
 #[test]
