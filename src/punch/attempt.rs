@@ -3,7 +3,8 @@
 
 use super::evidence::Evidence;
 use super::exchange::Exchange;
-use super::handshake::{Offer, Reaction};
+use super::handshake::Reaction;
+use super::offer::Offer;
 use super::strategy::{First, Strategy};
 use super::tcb::EstablishedTcb;
 use crate::wire::{Icmp, IcmpKind, Segment, Seq, Tuple, WallTime};

@@ -3,8 +3,13 @@
 //! It differs from a kernel's in what a hole punch needs: it never answers with a reset, a reset
 //! never ends it, and a peer that starts anew is met anew.
 
-use super::tcb::{Agreed, EstablishedTcb, WindowScale};
-use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
+mod answers;
+mod peer_syn;
+
+use super::offer::Offer;
+use super::tcb::EstablishedTcb;
+use crate::wire::{Segment, Seq, Tuple};
+use peer_syn::PeerSyn;
 
 /// A peer that starts anew is met anew, but no sooner, milliseconds: without a key anybody can
 /// forge SYNs, and each costs a socket.
@@ -30,39 +35,6 @@ pub struct Handshake {
     state: State,
 }
 
-/// What we offer in our SYN and SYN-ACK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// Largest segment we take, bytes.
-    pub mss: u16,
-    /// Shift of the windows that we advertise.
-    pub window_scale: u8,
-    /// The window that we advertise, bytes; unscaled in the handshake, as RFC 7323 asks. Between
-    /// two ends that race several tuples, the one with the larger window nominates.
-    pub window: u16,
-    /// With a key, the lowest [`Offer::MARK_BITS`] of the timestamps in our SYNs and SYN-ACKs: both
-    /// ends start at one number then, and by these and the window we know what is our own.
-    pub mark: u8,
-}
-
-impl Offer {
-    /// So many bits of [`Offer::mark`] count.
-    pub const MARK_BITS: u32 = 3;
-    const MARK: u32 = (1 << Self::MARK_BITS) - 1;
-
-    /// The timestamp value with our mark, some milliseconds behind the clock: what the kernel sends
-    /// later must never seem to be older (RFC 7323 section 5, PAWS).
-    pub(super) fn marked(&self, tsval: u32) -> u32 {
-        tsval.wrapping_sub(Self::MARK + 1) & !Self::MARK | u32::from(self.mark) & Self::MARK
-    }
-
-    /// Whether this segment, which starts where ours do, offers just what we do.
-    pub(super) fn is_ours(&self, segment: &Segment) -> bool {
-        let marked = |(theirs, _): (u32, u32)| (theirs ^ u32::from(self.mark)) & Self::MARK == 0;
-        segment.window == self.window && segment.options.timestamps.is_none_or(marked)
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Our SYN is out, or will be; nothing valid came in.
@@ -78,14 +50,6 @@ enum State {
         proven: bool,
     },
     Established,
-}
-
-/// What the peer's SYN said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PeerSyn {
-    irs: Seq,
-    window: u16,
-    options: Options,
 }
 
 /// What a segment did.
@@ -160,12 +124,6 @@ impl Handshake {
         segment
     }
 
-    fn unasked_syn_ack(&self, tsval: u32) -> Option<Segment> {
-        let [irs, ..] = self.expected_irs?;
-        let unseen = PeerSyn { irs, window: 0, options: self.syn(0).options };
-        Some(self.syn_ack(&unseen, tsval))
-    }
-
     /// What a middlebox on the way seems to do, as a clause.
     pub fn remark(&self) -> Option<&'static str> {
         self.remark
@@ -174,56 +132,6 @@ impl Handshake {
     /// Whether the peer was met by SYN-ACKs that nobody asked for.
     pub fn met_unasked(&self) -> bool {
         self.unasked
-    }
-
-    /// Our SYN, with timestamp value `tsval`.
-    ///
-    /// With a key it says its own number once more, in the echo field that receivers ignore in a
-    /// SYN (RFC 7323 section 3.2), and so does our SYN-ACK: a middlebox that rewrites sequence
-    /// numbers leaves that one alone, and the peer knows us by it. Repeating it later would be too
-    /// late: a router that has seen our answers lets no SYN in any more.
-    pub fn syn(&self, tsval: u32) -> Segment {
-        let timestamps = match self.expected_irs {
-            Some(_) => (self.offer.marked(tsval), self.iss.0),
-            None => (tsval, 0),
-        };
-        Segment {
-            tuple: self.tuple,
-            hop_limit: DEFAULT_HOP_LIMIT,
-            seq: self.iss,
-            ack: None,
-            syn: true,
-            fin: false,
-            rst: false,
-            window: self.offer.window,
-            options: Options {
-                mss: Some(self.offer.mss),
-                window_scale: Some(self.offer.window_scale),
-                sack_permitted: true,
-                timestamps: Some(timestamps),
-            },
-            payload: Vec::new(),
-        }
-    }
-
-    /// What the `nth` timeout since the last answer repeats (from 0); `None` once established.
-    ///
-    /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
-    /// ACK, lets no SYN-ACK of ours pass any more. So by turns: a probe one below the window, as a
-    /// keepalive is (RFC 9293 section 3.8.4), which an established peer answers and which
-    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet.
-    pub fn retransmission(&self, nth: u32, tsval: u32) -> Option<Segment> {
-        match self.state {
-            State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
-                self.unasked_syn_ack(tsval)
-            }
-            State::SynSent => Some(self.syn(tsval)),
-            State::SynReceived { peer, closed, .. } if closed != nth.is_multiple_of(2) => {
-                Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
-            }
-            State::SynReceived { .. } => Some(self.syn(tsval)),
-            State::Established => None,
-        }
     }
 
     /// Whether the peer's SYN has come in and its answer is awaited.
@@ -283,7 +191,7 @@ impl Handshake {
             return Reaction::OwnSyn("our own SYN came back");
         }
         let peer = PeerSyn::from(segment);
-        self.remark = remark(&peer.options, original != segment.seq).or(self.remark);
+        self.remark = peer.remark(original != segment.seq).or(self.remark);
         let (what, since, proven) = match self.state {
             State::SynReceived { peer: known, since, proven, .. } if known.irs == peer.irs => {
                 ("peer's SYN again", since, proven)
@@ -306,7 +214,7 @@ impl Handshake {
         // later of two crossed SYN-ACKs. Without this one it would overlook what the peer sends
         // first, its FIN included. Kernels before 6.11 complete by it, too.
         let answers = vec![self.syn_ack(&peer, tsval), self.ack(&peer, tsval)];
-        let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
+        let tcb = self.tcb(segment, &peer);
         Reaction::Answered { tcb, answers, window: segment.window, what }
     }
 
@@ -323,38 +231,29 @@ impl Handshake {
         if ack != self.iss + 1 {
             return Reaction::Ignored("SYN-ACK for another SYN, stale or stray");
         }
+        let mut peer = PeerSyn::from(segment);
         let rewritten = self.original(segment) != segment.seq;
-        self.remark = remark(&segment.options, rewritten).or(self.remark);
-        if self.racing {
-            return self.peer_is_there(segment, tsval);
-        }
-        let mut agreed = self.agree(&segment.options);
-        if let State::SynReceived { peer, .. } = self.state
-            && peer.irs == segment.seq
-        {
-            // A middlebox may strip an option from the one and not from the other; only what
-            // both carried can be in force at the peer.
-            agreed = agreed.and(self.agree(&peer.options));
-        }
-        self.state = State::Established;
-        let tcb = self.tcb(segment.seq, segment, agreed, 0);
-        Reaction::Completed { tcb, what: "peer's SYN-ACK" }
-    }
-
-    /// A SYN-ACK while other tuples race: maybe nobody asked for it.
-    fn peer_is_there(&mut self, segment: &Segment, tsval: u32) -> Reaction {
-        if self.is_own(segment) {
+        self.remark = peer.remark(rewritten).or(self.remark);
+        if self.racing && self.is_own(segment) {
             return Reaction::OwnSyn("our own SYN-ACK came back");
         }
-        let mut peer = PeerSyn::from(segment);
-        let first = self.state == State::SynSent;
-        self.unasked |= self.speculated && first;
         if let State::SynReceived { peer: known, .. } = self.state
             && known.irs == peer.irs
         {
-            peer.options = both(known.options, peer.options);
+            peer = known.and(peer);
         }
-        let tcb = self.tcb(peer.irs, segment, self.agree(&peer.options), 0);
+        if self.racing {
+            return self.peer_is_there(segment, peer, tsval);
+        }
+        self.state = State::Established;
+        Reaction::Completed { tcb: self.tcb(segment, &peer), what: "peer's SYN-ACK" }
+    }
+
+    /// A SYN-ACK while other tuples race: maybe nobody asked for it.
+    fn peer_is_there(&mut self, segment: &Segment, peer: PeerSyn, tsval: u32) -> Reaction {
+        let first = self.state == State::SynSent;
+        self.unasked |= self.speculated && first;
+        let tcb = self.tcb(segment, &peer);
         // The peer may have missed our SYN-ACK, or never been sent one, and without it takes no ACK.
         // It goes first, and once: when our ACK has left, our router lets no SYN-ACK out any more,
         // or worse, lets it out untranslated.
@@ -373,62 +272,20 @@ impl Handshake {
         if segment.seq - peer.irs > u32::from(self.offer.window) {
             return Reaction::Ignored("ACK outside the window");
         }
-        let mut agreed = self.agree(&peer.options);
+        let mut agreed = peer.agreed(&self.offer);
         // RFC 7323 section 3.2: once agreed, timestamps stand in every segment.
         agreed.timestamps &= segment.options.timestamps.is_some();
         let shift = agreed.window_scale.map_or(0, |scale| scale.send);
         self.state = State::Established;
-        let tcb = self.tcb(peer.irs, segment, agreed, shift);
+        let numbers = [self.iss, peer.irs];
+        let tcb = EstablishedTcb::left_by(segment, shift, numbers, self.offer.window, agreed);
         Reaction::Completed { tcb, what: "peer's ACK" }
     }
 
-    /// The connection as `segment` leaves it; its window is shifted by `shift`.
-    fn tcb(&self, irs: Seq, segment: &Segment, agreed: Agreed, shift: u8) -> EstablishedTcb {
-        let rounded = agreed.window_scale.map_or(0, |scale| scale.receive);
-        EstablishedTcb {
-            tuple: self.tuple,
-            snd_nxt: self.iss + 1,
-            rcv_nxt: irs + 1,
-            snd_wnd: u32::from(segment.window) << shift,
-            snd_wl1: segment.seq,
-            rcv_wnd: u32::from(self.offer.window >> rounded << rounded),
-            agreed,
-        }
-    }
-
-    fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
-        let mut segment = self.syn(tsval);
-        segment.ack = Some(peer.irs + 1);
-        // As a listener does (RFC 7323 section 2.2): offer back what was offered.
-        segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
-        segment.options.sack_permitted &= peer.options.sack_permitted;
-        if let (Some((_, echo)), None) = (&mut segment.options.timestamps, self.expected_irs) {
-            *echo = peer.options.timestamps.map_or(0, |(theirs, _)| theirs);
-        }
-        segment.options.timestamps = peer.options.timestamps.and(segment.options.timestamps);
-        segment
-    }
-
-    fn ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
-        let syn_ack = self.syn_ack(peer, tsval);
-        let shift = syn_ack.options.window_scale.unwrap_or(0);
-        let timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
-        let options = Options { timestamps, ..Options::default() };
-        let (seq, window) = (self.iss + 1, self.offer.window >> shift);
-        Segment { seq, syn: false, window, options, ..syn_ack }
-    }
-
-    fn agree(&self, theirs: &Options) -> Agreed {
-        Agreed {
-            // RFC 9293 section 3.7.1: 536 (IPv6: 1220) where the option is missing. Linux takes
-            // nothing below 88 (TCP_MIN_MSS).
-            mss: theirs.mss.unwrap_or(if self.tuple.is_ipv6() { 1220 } else { 536 }).max(88),
-            window_scale: theirs
-                .window_scale
-                .map(|send| WindowScale { send, receive: self.offer.window_scale }),
-            sack: theirs.sack_permitted,
-            timestamps: theirs.timestamps.is_some(),
-        }
+    /// The connection as this SYN or SYN-ACK leaves it; its window is not shifted.
+    fn tcb(&self, segment: &Segment, peer: &PeerSyn) -> EstablishedTcb {
+        let (numbers, agreed) = ([self.iss, peer.irs], peer.agreed(&self.offer));
+        EstablishedTcb::left_by(segment, 0, numbers, self.offer.window, agreed)
     }
 
     /// The number at which the sender of a SYN or SYN-ACK started, before a middlebox rewrote it.
@@ -451,47 +308,6 @@ impl Handshake {
 
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
-    }
-}
-
-/// What the peer's SYN says of middleboxes.
-fn remark(options: &Options, rewritten: bool) -> Option<&'static str> {
-    let Options { window_scale, sack_permitted, timestamps, .. } = options;
-    if rewritten {
-        Some("a middlebox rewrites the peer's sequence numbers")
-    } else if window_scale.is_none() || !sack_permitted || timestamps.is_none() {
-        Some(
-            "TCP options are missing from the peer's SYN: a middlebox strips them, or the peer sends none",
-        )
-    } else {
-        None
-    }
-}
-
-/// The options that both segments of the peer carried.
-fn both(one: Options, other: Options) -> Options {
-    Options {
-        mss: one.mss.min(other.mss),
-        window_scale: one.window_scale.and(other.window_scale),
-        sack_permitted: one.sack_permitted && other.sack_permitted,
-        timestamps: one.timestamps.and(other.timestamps),
-    }
-}
-
-impl Agreed {
-    fn and(self, other: Self) -> Self {
-        Self {
-            mss: self.mss.min(other.mss),
-            window_scale: self.window_scale.and(other.window_scale),
-            sack: self.sack && other.sack,
-            timestamps: self.timestamps && other.timestamps,
-        }
-    }
-}
-
-impl From<&Segment> for PeerSyn {
-    fn from(syn: &Segment) -> Self {
-        Self { irs: syn.seq, window: syn.window, options: syn.options }
     }
 }
 

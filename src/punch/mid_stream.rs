@@ -1,9 +1,10 @@
 //! A connection that begins in its middle: both ends know both sequence numbers, no SYN is sent,
 //! and routers that pick connections up (netfilter's `nf_conntrack_tcp_loose`) let its ACKs pass.
 
-use super::handshake::{Offer, Reaction};
+use super::handshake::Reaction;
+use super::offer::Offer;
 use super::tcb::{Agreed, EstablishedTcb, WindowScale};
-use crate::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Tuple};
+use crate::wire::{Options, Segment, Seq, Tuple};
 
 /// No SYN, so nothing is negotiated, and no router clamps the segment size to its link. 1,220 bytes
 /// pass wherever IPv6's least MTU of 1,280 does (RFC 9293 section 3.7.1).
@@ -85,35 +86,22 @@ impl MidStream {
 
     fn ack(&self, irs: Seq, tsval: u32, echo: u32) -> Segment {
         Segment {
-            tuple: self.tuple,
-            hop_limit: DEFAULT_HOP_LIMIT,
-            seq: self.iss + 1,
             ack: Some(irs + 1),
-            syn: false,
-            fin: false,
-            rst: false,
             window: self.offer.window >> WINDOW_SCALE,
             options: Options { timestamps: Some((tsval, echo)), ..Options::default() },
-            payload: Vec::new(),
+            ..Segment::new(self.tuple, self.iss + 1)
         }
     }
 
     fn tcb(&self, irs: Seq, segment: &Segment, shift: u8) -> EstablishedTcb {
-        EstablishedTcb {
-            tuple: self.tuple,
-            snd_nxt: self.iss + 1,
-            rcv_nxt: irs + 1,
-            snd_wnd: u32::from(segment.window) << shift,
-            snd_wl1: segment.seq,
-            rcv_wnd: u32::from(self.offer.window >> WINDOW_SCALE << WINDOW_SCALE),
-            agreed: Agreed {
-                mss: MSS,
-                window_scale: Some(WindowScale { send: WINDOW_SCALE, receive: WINDOW_SCALE }),
-                sack: true,
-                // A router may strip what it was not asked about.
-                timestamps: segment.options.timestamps.is_some(),
-            },
-        }
+        let agreed = Agreed {
+            mss: MSS,
+            window_scale: Some(WindowScale { send: WINDOW_SCALE, receive: WINDOW_SCALE }),
+            sack: true,
+            // A router may strip what it was not asked about.
+            timestamps: segment.options.timestamps.is_some(),
+        };
+        EstablishedTcb::left_by(segment, shift, [self.iss, irs], self.offer.window, agreed)
     }
 }
 

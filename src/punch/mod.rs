@@ -6,6 +6,7 @@ mod exchange;
 mod handshake;
 mod key;
 mod mid_stream;
+mod offer;
 mod plan;
 mod race;
 #[cfg(test)]
@@ -16,9 +17,10 @@ mod tcb;
 
 pub use attempt::{Attempt, AttemptConfig, Opener, Purpose, tsval};
 pub use evidence::{Cause, Evidence};
-pub use handshake::{Handshake, Offer, Reaction};
+pub use handshake::{Handshake, Reaction};
 pub use key::Key;
 pub use mid_stream::MidStream;
+pub use offer::Offer;
 pub use plan::{Budget, BudgetError, End, LEAD, Plan, PlanError, Sources};
 pub use race::{Output, Race, RaceConfig};
 pub use search::{Batch, Search, SearchConfig, Wave};

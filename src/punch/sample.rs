@@ -23,16 +23,11 @@ pub(crate) fn tuple() -> Tuple {
 /// An empty ACK of the peer.
 pub(crate) fn segment() -> Segment {
     Segment {
-        tuple: tuple().reversed(),
         hop_limit: 60,
-        seq: Seq(0),
         ack: Some(Seq(0)),
-        syn: false,
-        fin: false,
-        rst: false,
         window: 500,
         options: Options { timestamps: Some((901, 0)), ..Options::default() },
-        payload: Vec::new(),
+        ..Segment::new(tuple().reversed(), Seq(0))
     }
 }
 

@@ -1,6 +1,6 @@
 //! An established connection as plain values: what the kernel must be told to carry it on.
 
-use crate::wire::{Segment, Seq, Tuple};
+use crate::wire::{Options, Segment, Seq, Tuple};
 
 /// The transmission control block of RFC 9293 section 3.3.1 as it is, or will be, at establishment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,27 @@ pub struct WindowScale {
 }
 
 impl EstablishedTcb {
+    /// The connection as this segment of the peer leaves it, whose window is shifted by `shift`.
+    /// Both ends' initial sequence numbers, ours first, and the window that we offered.
+    pub(super) fn left_by(
+        segment: &Segment,
+        shift: u8,
+        [iss, irs]: [Seq; 2],
+        offered: u16,
+        agreed: Agreed,
+    ) -> Self {
+        let rounded = agreed.window_scale.map_or(0, |scale| scale.receive);
+        Self {
+            tuple: segment.tuple.reversed(),
+            snd_nxt: iss + 1,
+            rcv_nxt: irs + 1,
+            snd_wnd: u32::from(segment.window) << shift,
+            snd_wl1: segment.seq,
+            rcv_wnd: u32::from(offered >> rounded << rounded),
+            agreed,
+        }
+    }
+
     /// Whether a kernel socket for `other` serves this connection: all that the kernel does not
     /// learn from the next segment agrees.
     pub fn is_same(&self, other: &Self) -> bool {
@@ -56,20 +77,12 @@ impl EstablishedTcb {
     /// installed, so that the kernel hears whatever the peer sends next.
     pub fn acknowledge(&self, timestamps: Option<(u32, u32)>) -> Segment {
         let shift = self.agreed.window_scale.map_or(0, |scale| scale.receive);
+        let timestamps = timestamps.filter(|_| self.agreed.timestamps);
         Segment {
-            tuple: self.tuple,
-            hop_limit: crate::wire::DEFAULT_HOP_LIMIT,
-            seq: self.snd_nxt,
             ack: Some(self.rcv_nxt),
-            syn: false,
-            fin: false,
-            rst: false,
             window: u16::try_from(self.rcv_wnd >> shift).unwrap_or(u16::MAX),
-            options: crate::wire::Options {
-                timestamps: timestamps.filter(|_| self.agreed.timestamps),
-                ..Default::default()
-            },
-            payload: Vec::new(),
+            options: Options { timestamps, ..Options::default() },
+            ..Segment::new(self.tuple, self.snd_nxt)
         }
     }
 

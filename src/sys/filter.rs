@@ -308,7 +308,7 @@ const fn instruction(code: u32, k: u32) -> libc::sock_filter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Options, Segment, Seq, Tuple, echo_request};
+    use crate::wire::{Segment, Seq, Tuple, echo_request};
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
     use std::net::SocketAddr;
 
@@ -323,18 +323,8 @@ mod tests {
     }
 
     fn from_peer(source: &str, destination: &str) -> Segment {
-        Segment {
-            tuple: Tuple { local: source.parse().unwrap(), remote: destination.parse().unwrap() },
-            hop_limit: 60,
-            seq: Seq(1),
-            ack: None,
-            syn: true,
-            fin: false,
-            rst: false,
-            window: 1,
-            options: Options::default(),
-            payload: Vec::new(),
-        }
+        let tuple = Tuple { local: source.parse().unwrap(), remote: destination.parse().unwrap() };
+        Segment { hop_limit: 60, syn: true, window: 1, ..Segment::new(tuple, Seq(1)) }
     }
 
     #[test]

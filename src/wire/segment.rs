@@ -65,6 +65,22 @@ pub enum NotASegment {
 }
 
 impl Segment {
+    /// An empty segment without flags, options or window.
+    pub fn new(tuple: Tuple, seq: Seq) -> Self {
+        Self {
+            tuple,
+            hop_limit: DEFAULT_HOP_LIMIT,
+            seq,
+            ack: None,
+            syn: false,
+            fin: false,
+            rst: false,
+            window: 0,
+            options: Options::default(),
+            payload: Vec::new(),
+        }
+    }
+
     /// The segment's place in sequence space just past its last byte, SYN and FIN included.
     pub fn end(&self) -> Seq {
         let payload = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
@@ -259,17 +275,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn syn() -> Segment {
+        let tuple = Tuple {
+            local: "192.168.1.2:40000".parse().unwrap(),
+            remote: "203.0.113.1:40000".parse().unwrap(),
+        };
         Segment {
-            tuple: Tuple {
-                local: "192.168.1.2:40000".parse().unwrap(),
-                remote: "203.0.113.1:40000".parse().unwrap(),
-            },
-            hop_limit: 64,
-            seq: Seq(0x0102_0304),
-            ack: None,
             syn: true,
-            fin: false,
-            rst: false,
             window: 64240,
             options: Options {
                 mss: Some(1460),
@@ -277,7 +288,7 @@ mod tests {
                 sack_permitted: true,
                 timestamps: Some((1000, 0)),
             },
-            payload: Vec::new(),
+            ..Segment::new(tuple, Seq(0x0102_0304))
         }
     }
 

@@ -69,17 +69,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn segment(local: &str, remote: &str) -> Segment {
+        let tuple = Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
         Segment {
-            tuple: Tuple { local: local.parse().unwrap(), remote: remote.parse().unwrap() },
-            hop_limit: 64,
-            seq: Seq(0x0102_0304),
-            ack: None,
             syn: true,
-            fin: false,
-            rst: false,
             window: 64240,
             options: Options { mss: Some(1460), timestamps: Some((1000, 0)), ..Options::default() },
-            payload: Vec::new(),
+            ..Segment::new(tuple, Seq(0x0102_0304))
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::table::{Measured, Row};
+use crate::table::Measured;
 use crate::trials::{KEY, Ports, Trials};
 
 const TRIALS: usize = 100;
@@ -20,17 +20,7 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
         ("5 % lost, reordered and doubled, both random-fully", random),
     ] {
         trials.network.extend(IMPAIRED);
-        let (ours, theirs) = (trials.run()?, trials.connecting(CONNECTS).run()?);
-        measured.rows.push(Row {
-            figure: figure.into(),
-            measured: ours.to_string(),
-            alternative: theirs.of_connect(),
-            ratio: "-".into(),
-            bar: ">= 99 %",
-            met: ours.reaches(99),
-        });
-        measured.samples.push(ours.times.summary(figure, "ms"));
-        measured.notes.extend(ours.notes(figure));
+        trials.compare(figure, CONNECTS, None, &mut measured)?;
     }
     Ok(measured)
 }

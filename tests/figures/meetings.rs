@@ -163,6 +163,10 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
         let options = ["--delay", "10ms", "--server", ADDRESS];
         let network =
             Network::up([&options[..], &["--nat-a", case.nat, "--nat-b", case.nat]].concat());
+        // By IPv6 there would be nothing to punch but firewalls.
+        for host in [network.host_a(), network.host_b()] {
+            host.must("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+        }
         let server = Rendezvous::start(&network.server())?;
         let (mut times, mut failures) = (Vec::new(), Vec::new());
         for _ in 0..case.count {

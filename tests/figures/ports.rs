@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::server;
-use crate::table::{Measured, Row};
+use crate::table::Measured;
 use crate::trials::{Model, Ports, THREE_RTT_MS, Trials};
 
 const TRIALS: usize = 100;
@@ -38,7 +38,7 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
             Trials { own_network: true, ..predicted(BLOCK_A, BLOCK_B, BLOCKS) },
         ),
     ] {
-        compare(&mut measured, figure, &trials, Some(THREE_RTT_MS))?;
+        trials.compare(figure, CONNECTS, Some(THREE_RTT_MS), &mut measured)?;
     }
     Ok(measured)
 }
@@ -49,7 +49,7 @@ pub(crate) fn sequential() -> Result<Measured, Box<dyn Error>> {
     let models = [Model::Counting { rate: RATE }, Model::Told("preserving")];
     let trials = Trials { notice: AGE, ..predicted(BUSY, "masquerade", models) };
     let figure = "sequential, 50 competing mappings a second, against preserving";
-    compare(&mut measured, figure, &trials, None)?;
+    trials.compare(figure, CONNECTS, None, &mut measured)?;
     measured.notes.push(
         "sequential: a server outside sees one connection, and a second later is the instant; \
          the router makes others' mappings as a Poisson process"
@@ -62,24 +62,4 @@ fn predicted(a: &'static str, b: &'static str, models: [Model; 2]) -> Trials {
     let mut trials = Trials::between(a, b, TRIALS).searching(["preserving"; 2], Ports::Fresh);
     trials.network.extend(["--server", server::ADDRESS]);
     Trials { models: Some(models), notice: Duration::from_millis(330), networks: 4, ..trials }
-}
-
-fn compare(
-    measured: &mut Measured,
-    figure: &str,
-    trials: &Trials,
-    median_ms: Option<f64>,
-) -> Result<(), Box<dyn Error>> {
-    let (ours, theirs) = (trials.run()?, trials.connecting(CONNECTS).run()?);
-    measured.rows.push(Row {
-        figure: figure.into(),
-        measured: ours.to_string(),
-        alternative: theirs.of_connect(),
-        ratio: "-".into(),
-        bar: if median_ms.is_some() { ">= 99 %, p50 <= 3 RTT (60 ms)" } else { ">= 99 %" },
-        met: ours.reaches(99) && median_ms.is_none_or(|most| ours.times.median() <= most),
-    });
-    measured.samples.push(ours.times.summary(figure, "ms"));
-    measured.notes.extend(ours.notes(figure));
-    Ok(())
 }

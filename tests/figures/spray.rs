@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tcp_punch::sys::{Priority, Route, Spray};
-use tcp_punch::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Template, Tuple};
+use tcp_punch::wire::{Options, Segment, Seq, Template, Tuple};
 
 use crate::network::Host;
 use crate::sample::Sample;
@@ -185,14 +185,9 @@ pub(crate) fn serve(way: &str) -> Result<(), Box<dyn Error>> {
         "raw" => Spray::through_host(local, peer)?,
         _ => Spray::new(&Route::to(peer, Some(local))?, local, peer)?,
     };
+    let tuple = Tuple { local: SocketAddr::new(local, 1), remote: SocketAddr::new(peer, 1) };
     let template = Template::new(&Segment {
-        tuple: Tuple { local: SocketAddr::new(local, 1), remote: SocketAddr::new(peer, 1) },
-        hop_limit: DEFAULT_HOP_LIMIT,
-        seq: Seq(1),
-        ack: None,
         syn: true,
-        fin: false,
-        rst: false,
         window: 64_240,
         options: Options {
             mss: Some(1460),
@@ -200,7 +195,7 @@ pub(crate) fn serve(way: &str) -> Result<(), Box<dyn Error>> {
             sack_permitted: true,
             timestamps: Some((1, 0)),
         },
-        payload: Vec::new(),
+        ..Segment::new(tuple, Seq(1))
     });
     let tuples = (0..16).flat_map(|local| (1024..5120).map(move |remote| (40_000 + local, remote)));
     let sent = spray.send(&template, tuples)?;

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use crate::job::{How, Tuning};
-use crate::table::{Measured, Row};
+use crate::table::Measured;
 use crate::trials::{KEY, THREE_RTT_MS, Trials};
 
 const TRIALS: usize = 100;
@@ -23,17 +23,7 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
     ] {
         let how = How::Tuned(Tuning { strategies, ..Tuning::default() });
         let trials = Trials { how, key: Some(KEY), ..Trials::between(kind, kind, count) };
-        let (ours, theirs) = (trials.run()?, trials.connecting(CONNECTS).run()?);
-        measured.rows.push(Row {
-            figure: figure.into(),
-            measured: ours.to_string(),
-            alternative: theirs.of_connect(),
-            ratio: "-".into(),
-            bar: ">= 99 %, p50 <= 3 RTT (60 ms)",
-            met: ours.reaches(99) && ours.times.median() <= THREE_RTT_MS,
-        });
-        measured.samples.push(ours.times.summary(figure, "ms"));
-        measured.notes.extend(ours.notes(figure));
+        trials.compare(figure, CONNECTS, Some(THREE_RTT_MS), &mut measured)?;
     }
     measured.notes.push(
         "strategies and searches, one-way delay 10 ms: from the instant until the later end had \

@@ -15,6 +15,7 @@ use crate::network::{Host, Network};
 use crate::pair::{Pair, Running};
 use crate::sample::{Sample, ms};
 use crate::server::Server;
+use crate::table::{Measured, Row};
 
 /// One way, between the routers: every bar that names a time rests on it.
 pub(crate) const DELAY: &str = "10ms";
@@ -173,6 +174,29 @@ impl Trials {
     }
 
     /// One network after the other, until all trials are done.
+    /// Runs them, and beside them a loop of connect(); 99 % have to connect, and where it is a bar,
+    /// half of them within `median_ms`, [`THREE_RTT_MS`].
+    pub(crate) fn compare(
+        &self,
+        figure: &str,
+        connects: usize,
+        median_ms: Option<f64>,
+        measured: &mut Measured,
+    ) -> io::Result<()> {
+        let (ours, theirs) = (self.run()?, self.connecting(connects).run()?);
+        measured.rows.push(Row {
+            figure: figure.into(),
+            measured: ours.to_string(),
+            alternative: theirs.of_connect(),
+            ratio: "-".into(),
+            bar: if median_ms.is_some() { ">= 99 %, p50 <= 3 RTT (60 ms)" } else { ">= 99 %" },
+            met: ours.reaches(99) && median_ms.is_none_or(|most| ours.times.median() <= most),
+        });
+        measured.samples.push(ours.times.summary(figure, "ms"));
+        measured.notes.extend(ours.notes(figure));
+        Ok(())
+    }
+
     fn lane(&self, tally: &Mutex<Tally>) -> io::Result<()> {
         while self.in_one_network(tally)? {}
         Ok(())

@@ -46,16 +46,12 @@ impl Forged {
             timestamps: (self != Self::Rst).then_some((numbers.next(), numbers.next())),
         };
         Segment {
-            tuple,
-            hop_limit: 64,
-            seq,
             ack: (self != Self::Syn).then_some(ack),
             syn,
-            fin: false,
             rst: self == Self::Rst,
             window: numbers.next() as u16,
             options,
-            payload: Vec::new(),
+            ..Segment::new(tuple, seq)
         }
     }
 }

@@ -54,8 +54,13 @@ fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
     (a, b)
 }
 
+/// Two hosts that have no IPv6, which would be tried first.
 fn network(options: &[&str]) -> Pair {
-    Pair::behind_nats(&[&["--server", SERVER], options].concat())
+    let pair = Pair::behind_nats(&[&["--server", SERVER], options].concat());
+    for end in [&pair.a, &pair.b] {
+        end.host.must("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    }
+    pair
 }
 
 #[test]

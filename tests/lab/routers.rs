@@ -110,18 +110,8 @@ fn endpoint(ip: &str, port: u16) -> SocketAddr {
 }
 
 fn plain(from: &str, to: &str, seq: Seq) -> Segment {
-    Segment {
-        tuple: Tuple { local: endpoint(from, PORT), remote: endpoint(to, PORT) },
-        hop_limit: 64,
-        seq,
-        ack: None,
-        syn: false,
-        fin: false,
-        rst: false,
-        window: 65_535,
-        options: Default::default(),
-        payload: vec![],
-    }
+    let tuple = Tuple { local: endpoint(from, PORT), remote: endpoint(to, PORT) };
+    Segment { window: 65_535, ..Segment::new(tuple, seq) }
 }
 
 fn syn_of_a() -> Segment {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::errno::Errno;
 use tcp_punch::sys::{Capture as Search, Route, Spray};
-use tcp_punch::wire::{DEFAULT_HOP_LIMIT, Options, Segment, Seq, Template, Tuple};
+use tcp_punch::wire::{Options, Segment, Seq, Template, Tuple};
 
 use crate::capture::Capture;
 use crate::network::{Host, Network};
@@ -17,18 +17,9 @@ const V4: (IpAddr, IpAddr) = (IpAddr::V4(Veth::NEAR), IpAddr::V4(Veth::FAR));
 const V6: (IpAddr, IpAddr) = (IpAddr::V6(Veth::NEAR6), IpAddr::V6(Veth::FAR6));
 
 fn syn((local, peer): (IpAddr, IpAddr)) -> Segment {
-    Segment {
-        tuple: Tuple { local: SocketAddr::new(local, 0), remote: SocketAddr::new(peer, 0) },
-        hop_limit: DEFAULT_HOP_LIMIT,
-        seq: Seq(77),
-        ack: None,
-        syn: true,
-        fin: false,
-        rst: false,
-        window: 1000,
-        options: Options { mss: Some(1400), ..Options::default() },
-        payload: Vec::new(),
-    }
+    let tuple = Tuple { local: SocketAddr::new(local, 0), remote: SocketAddr::new(peer, 0) };
+    let options = Options { mss: Some(1400), ..Options::default() };
+    Segment { syn: true, window: 1000, options, ..Segment::new(tuple, Seq(77)) }
 }
 
 fn spray((local, peer): (IpAddr, IpAddr)) -> Spray {

@@ -253,16 +253,13 @@ impl Simulation<'_> {
                 let [seq, ack, flags] = [0, 1, 2].map(|_| self.random.next() as u32);
                 let (syn, rst) = [(true, false), (false, false), (false, true)][flags as usize % 3];
                 let segment = Segment {
-                    tuple,
                     hop_limit: 50,
-                    seq: Seq(seq),
                     ack: (flags & 0x100 != 0 || !syn).then_some(Seq(ack)),
                     syn,
-                    fin: false,
                     rst,
                     window: ack as u16,
                     options: Options { timestamps: Some((seq, ack)), ..Options::default() },
-                    payload: Vec::new(),
+                    ..Segment::new(tuple, Seq(seq))
                 };
                 let at = self.start.before(MEASURED / 2);
                 let at = at.after(Duration::from_micros(self.random.below(1_000_000).into()));

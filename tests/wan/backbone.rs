@@ -150,9 +150,8 @@ fn is_routed(destination: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::PacketBuilder;
-
     use super::*;
+    use crate::packet::syn;
 
     const DELAY: Duration = Duration::from_millis(20);
 
@@ -163,18 +162,6 @@ mod tests {
 
     fn calm() -> Backbone {
         backbone(Impairments { delay: DELAY, ..Impairments::default() })
-    }
-
-    fn syn(source: [u8; 4], destination: [u8; 4], ttl: u8) -> Packet {
-        let mut bytes = Vec::new();
-        PacketBuilder::ipv4(source, destination, ttl)
-            .tcp(40_000, 40_000, 1, 65_535)
-            .syn()
-            .write(&mut bytes, &[])
-            .unwrap();
-        let mut packet = Packet::new();
-        packet.copy_from(&bytes);
-        packet
     }
 
     const A: [u8; 4] = [198, 51, 100, 1];

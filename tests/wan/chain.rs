@@ -89,9 +89,8 @@ impl Side {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use etherparse::PacketBuilder;
-
     use super::*;
+    use crate::packet::syn;
 
     const CARRIER: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 
@@ -103,18 +102,6 @@ mod tests {
             nat([100, 64, 0, 2], None, ""),
             nat([198, 51, 100, 1], Some(CARRIER), "unsolicited=rst"),
         ])
-    }
-
-    fn syn(source: [u8; 4], destination: [u8; 4], ttl: u8) -> Packet {
-        let mut bytes = Vec::new();
-        PacketBuilder::ipv4(source, destination, ttl)
-            .tcp(40_000, 40_000, 1, 65_535)
-            .syn()
-            .write(&mut bytes, &[])
-            .unwrap();
-        let mut packet = Packet::new();
-        packet.copy_from(&bytes);
-        packet
     }
 
     const HOST: [u8; 4] = [192, 168, 1, 2];

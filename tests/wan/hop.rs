@@ -105,15 +105,7 @@ mod tests {
     use super::*;
 
     fn syn(ttl: u8) -> Packet {
-        let mut bytes = Vec::new();
-        PacketBuilder::ipv4([198, 51, 100, 1], [203, 0, 113, 1], ttl)
-            .tcp(40_000, 40_000, 1, 65_535)
-            .syn()
-            .write(&mut bytes, &[])
-            .unwrap();
-        let mut packet = Packet::new();
-        packet.copy_from(&bytes);
-        packet
+        crate::packet::syn([198, 51, 100, 1], [203, 0, 113, 1], ttl)
     }
 
     #[test]

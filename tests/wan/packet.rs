@@ -84,3 +84,17 @@ impl Packet {
         }
     }
 }
+
+/// A SYN for tests.
+#[cfg(test)]
+pub(crate) fn syn(source: [u8; 4], destination: [u8; 4], ttl: u8) -> Packet {
+    let mut bytes = Vec::new();
+    etherparse::PacketBuilder::ipv4(source, destination, ttl)
+        .tcp(40_000, 40_000, 1, 65_535)
+        .syn()
+        .write(&mut bytes, &[])
+        .unwrap();
+    let mut packet = Packet::new();
+    packet.copy_from(&bytes);
+    packet
+}

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::punch::sample::{OFFER, OPTIONS, ack, rst, segment, syn, syn_ack, tuple};
+use crate::punch::tcb::{Agreed, WindowScale};
+use crate::wire::Options;
 use proptest::prelude::*;
 
 const NOW: u32 = 5000;

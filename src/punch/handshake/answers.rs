@@ -1,0 +1,79 @@
+//! What leaves in a handshake: our SYN, what answers the peer's, and what is repeated.
+
+use super::peer_syn::PeerSyn;
+use super::{Handshake, State};
+use crate::wire::{Options, Segment};
+
+impl Handshake {
+    /// Our SYN, with timestamp value `tsval`.
+    ///
+    /// With a key it says its own number once more, in the echo field that receivers ignore in a
+    /// SYN (RFC 7323 section 3.2), and so does our SYN-ACK: a middlebox that rewrites sequence
+    /// numbers leaves that one alone, and the peer knows us by it. Repeating it later would be too
+    /// late: a router that has seen our answers lets no SYN in any more.
+    pub fn syn(&self, tsval: u32) -> Segment {
+        let timestamps = match self.expected_irs {
+            Some(_) => (self.offer.marked(tsval), self.iss.0),
+            None => (tsval, 0),
+        };
+        Segment {
+            syn: true,
+            window: self.offer.window,
+            options: Options {
+                mss: Some(self.offer.mss),
+                window_scale: Some(self.offer.window_scale),
+                sack_permitted: true,
+                timestamps: Some(timestamps),
+            },
+            ..Segment::new(self.tuple, self.iss)
+        }
+    }
+
+    /// What the `nth` timeout since the last answer repeats (from 0); `None` once established.
+    ///
+    /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
+    /// ACK, lets no SYN-ACK of ours pass any more. So by turns: a probe one below the window, as a
+    /// keepalive is (RFC 9293 section 3.8.4), which an established peer answers and which
+    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet.
+    pub fn retransmission(&self, nth: u32, tsval: u32) -> Option<Segment> {
+        match self.state {
+            State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
+                self.unasked_syn_ack(tsval)
+            }
+            State::SynSent => Some(self.syn(tsval)),
+            State::SynReceived { peer, closed, .. } if closed != nth.is_multiple_of(2) => {
+                Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
+            }
+            State::SynReceived { .. } => Some(self.syn(tsval)),
+            State::Established => None,
+        }
+    }
+
+    pub(super) fn unasked_syn_ack(&self, tsval: u32) -> Option<Segment> {
+        let [irs, ..] = self.expected_irs?;
+        let unseen = PeerSyn { irs, options: self.syn(0).options };
+        Some(self.syn_ack(&unseen, tsval))
+    }
+
+    pub(super) fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        let mut segment = self.syn(tsval);
+        segment.ack = Some(peer.irs + 1);
+        // As a listener does (RFC 7323 section 2.2): offer back what was offered.
+        segment.options.window_scale = peer.options.window_scale.and(segment.options.window_scale);
+        segment.options.sack_permitted &= peer.options.sack_permitted;
+        if let (Some((_, echo)), None) = (&mut segment.options.timestamps, self.expected_irs) {
+            *echo = peer.options.timestamps.map_or(0, |(theirs, _)| theirs);
+        }
+        segment.options.timestamps = peer.options.timestamps.and(segment.options.timestamps);
+        segment
+    }
+
+    pub(super) fn ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        let syn_ack = self.syn_ack(peer, tsval);
+        let shift = syn_ack.options.window_scale.unwrap_or(0);
+        let timestamps = peer.options.timestamps.map(|(theirs, _)| (tsval, theirs));
+        let options = Options { timestamps, ..Options::default() };
+        let (seq, window) = (self.iss + 1, self.offer.window >> shift);
+        Segment { seq, syn: false, window, options, ..syn_ack }
+    }
+}
