@@ -301,7 +301,12 @@ pub enum Command {
     /// Reach what a peer exposes
     Reach(Box<ReachArgs>),
     /// Print this host's public key
-    Key(IdentityArgs),
+    Key {
+        /// Its key pair, made if it is missing [default: identity in ~/.config/tcp-punch, for root
+        /// in /etc/tcp-punch]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        identity: Option<PathBuf>,
+    },
     /// Run the rendezvous server: meetings, STUN over TCP and a clock
     Serve(ServeArgs),
     /// Check kernel, capabilities, clock and firewall; name the command that mends each

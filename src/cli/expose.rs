@@ -51,7 +51,7 @@ pub fn expose(args: &ExposeArgs) -> Result<u8, Failure> {
         ));
     }
     capability::require().map_err(|error| privilege(&error))?;
-    let kept = identity::identity(&args.identity)?;
+    let kept = identity::identity(args.identity.identity.as_deref())?;
     if kept.made {
         eprintln!("tcp-punch: made a key pair in {}", kept.path.display());
     }
@@ -179,7 +179,13 @@ impl Host for Owner {
 
     fn hear(&self, what: Happening) {
         match what {
-            Happening::Listening(server) => tracing::info!("called by way of {server}"),
+            Happening::Listening { server, again: false } => {
+                tracing::info!("called by way of {server}");
+            }
+            // Who was told of the loss is told of its end.
+            Happening::Listening { server, again: true } => {
+                tracing::warn!("called again by way of {server}");
+            }
             Happening::Lost(lost) => {
                 tracing::warn!("{lost}; trying until it works ({})", advice(&lost));
             }

@@ -1,6 +1,5 @@
 //! `--identity`: this host's long-lived key pair, made when it is needed first.
 
-use super::args::IdentityArgs;
 use super::folder::Folder;
 use super::{Failure, Status, secret};
 use crate::rendezvous::Identity;
@@ -21,14 +20,15 @@ pub struct Kept {
     pub made: bool,
 }
 
-/// Reads the key pair that `args` name, and makes it if there is no such file.
+/// Reads the key pair in `file`, by default the one in the usual folder, and makes it if there is
+/// none.
 ///
 /// # Errors
 /// A usage failure for a file that is no key, or that others may read.
-pub fn identity(args: &IdentityArgs) -> Result<Kept, Failure> {
+pub fn identity(file: Option<&Path>) -> Result<Kept, Failure> {
     let folder = Folder::find();
-    let path = match (&args.identity, &folder) {
-        (Some(path), _) => path.clone(),
+    let path = match (file, &folder) {
+        (Some(path), _) => path.to_owned(),
         (None, Ok(folder)) => folder.file("identity"),
         (None, Err(failure)) => return Err(failure.clone()),
     };
@@ -98,8 +98,8 @@ fn make(path: &Path, folder: Option<&Folder>) -> io::Result<Option<Identity>> {
 ///
 /// # Errors
 /// As [`identity`].
-pub fn show(args: &IdentityArgs) -> Result<u8, Failure> {
-    let kept = identity(args)?;
+pub fn show(file: Option<&Path>) -> Result<u8, Failure> {
+    let kept = identity(file)?;
     if kept.made {
         eprintln!("tcp-punch: made a key pair in {}", kept.path.display());
     }
@@ -113,7 +113,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn at(path: &Path) -> Result<Kept, Failure> {
-        identity(&IdentityArgs { identity: Some(path.to_owned()), ..IdentityArgs::default() })
+        identity(Some(path))
     }
 
     #[test]

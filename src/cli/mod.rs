@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
         Some(Command::Meet(args)) => meet::meet(args),
         Some(Command::Expose(args)) => expose::expose(args),
         Some(Command::Reach(args)) => reach::reach(args),
-        Some(Command::Key(args)) => identity::show(args),
+        Some(Command::Key { identity }) => identity::show(identity.as_deref()),
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Completions { shell }) => completions(*shell),

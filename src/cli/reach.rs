@@ -13,7 +13,7 @@ use crate::rendezvous::Purpose;
 pub fn reach(args: &ReachArgs) -> Result<u8, Failure> {
     let peer = peers::of(&args.identity)?.key_of(&args.name)?;
     Ready::judge(&args.meeting)?.run(|| {
-        let ours = identity::identity(&args.identity)?;
+        let ours = identity::identity(args.identity.identity.as_deref())?;
         if ours.made {
             eprintln!(
                 "tcp-punch: made a key pair in {}; for the peers file there: {}",

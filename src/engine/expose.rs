@@ -37,8 +37,13 @@ pub trait Host: Send + Sync {
 /// What happens to who exposes.
 #[derive(Debug)]
 pub enum Happening {
-    /// Calls come in, by this server.
-    Listening(SocketAddr),
+    /// Calls come in.
+    Listening {
+        /// By way of this server.
+        server: SocketAddr,
+        /// After they were lost.
+        again: bool,
+    },
     /// They do not, as said; it is tried again until they do. Told once.
     Lost(Lost),
     /// A call led to nothing. The caller, if it was heard.
@@ -161,8 +166,8 @@ impl Expose {
                 match heard {
                     Heard::Listening => {
                         self.backoff.reset();
-                        self.is_lost = false;
-                        self.host.hear(Happening::Listening(server));
+                        let again = std::mem::take(&mut self.is_lost);
+                        self.host.hear(Happening::Listening { server, again });
                     }
                     Heard::Called(ticket) => self.calls.begin(
                         &self.host,
