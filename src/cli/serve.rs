@@ -49,7 +49,8 @@ pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
     let bound = Bound::new(&config).map_err(failure)?;
     let addresses = bound.local_addresses();
     let low = addresses.iter().any(|address| address.port() < 1024);
-    privilege::drop_all_but(if low { &[BINDING_LOW_PORTS] } else { &[] }).map_err(|error| {
+    let keep: &[_] = if low { &[BINDING_LOW_PORTS] } else { &[] };
+    privilege::forbid_gaining().and_then(|()| privilege::drop_all_but(keep)).map_err(|error| {
         Failure::new(Status::Internal, error, "run it as an ordinary user, who has none to drop")
     })?;
     announce(&bound, &addresses)?;

@@ -72,6 +72,7 @@ impl Field {
             remote: remote.ip(),
             sources,
             targets: plan.targets.clone(),
+            peer_tuples: plan.peer_len(),
             rate: punch.budget.rate,
             packets: punch.budget.packets,
             fires: plan.fires(),

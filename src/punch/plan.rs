@@ -77,6 +77,7 @@ pub struct Plan {
     /// How many pairs match on average.
     pub expected_matches: f64,
     fires: bool,
+    peer_len: u32,
     inputs: Inputs,
 }
 
@@ -133,6 +134,7 @@ impl Plan {
             chance: shape.chance,
             expected_matches: shape.expected,
             fires: shape.fires,
+            peer_len: shape.theirs.tuples(),
             inputs: Inputs {
                 ours: ours.clone(),
                 theirs: theirs.clone(),
@@ -147,6 +149,11 @@ impl Plan {
     pub fn len(&self) -> u32 {
         let targets = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         u32::from(self.sources.count()).saturating_mul(targets)
+    }
+
+    /// Tuples of the peer's plan.
+    pub fn peer_len(&self) -> u32 {
+        self.peer_len
     }
 
     /// The tuple opened as number `nth`, counted from 0: the place of its source port and the

@@ -20,6 +20,7 @@ pub struct Search {
     is_source: PortSet,
     is_target: PortSet,
     tuples: u32,
+    peer_tuples: u32,
     rate: u32,
     at: WallTime,
     /// What is still to leave, the next first.
@@ -59,6 +60,8 @@ pub struct SearchConfig {
     pub sources: Vec<u16>,
     /// Ports of the peer, in the order of the plan.
     pub targets: Vec<u16>,
+    /// On so many tuples the peer sends, for as long as that takes it at the same rate.
+    pub peer_tuples: u32,
     /// Packets a second.
     pub rate: u32,
     /// Packets in all.
@@ -86,6 +89,7 @@ impl Search {
     /// A search that has sent nothing yet.
     pub fn new(config: SearchConfig) -> Self {
         let SearchConfig { local, remote, sources, targets, rate, packets, at, .. } = config;
+        let peer_tuples = config.peer_tuples;
         let tuples = u32::try_from(sources.len() * targets.len()).unwrap_or(u32::MAX);
         let mut search = Self {
             local,
@@ -95,6 +99,7 @@ impl Search {
             sources,
             targets,
             tuples,
+            peer_tuples,
             rate: rate.max(1),
             at,
             waves: Vec::new(),
@@ -105,7 +110,7 @@ impl Search {
             let spent = tuples.saturating_mul(2).saturating_add(HANDSHAKE);
             let rest = packets.saturating_sub(spent).min(tuples);
             let last = if config.speculates { Wave::UnaskedSynAck } else { Wave::First };
-            let after = at.after(search.duration(tuples) + ARRIVAL);
+            let after = search.after_the_first(ARRIVAL);
             search.waves.push((last, after, 0..rest));
         }
         search.waves.retain(|(.., tuples)| !tuples.is_empty());
@@ -121,10 +126,16 @@ impl Search {
 
     /// So long it takes to the peer, as far as probes tell.
     pub fn set_one_way(&mut self, one_way: Duration) {
-        let after = self.at.after(self.duration(self.tuples) + one_way * 2 + GRACE);
+        let after = self.after_the_first(one_way * 2 + GRACE);
         for (_, starts, _) in self.waves.iter_mut().filter(|(_, starts, _)| *starts > self.at) {
             *starts = after;
         }
+    }
+
+    /// When both ends' first wave is over and its last packet has arrived, which takes so long. A
+    /// SYN-ACK that leaves unasked before the peer's SYN is by our router is lost.
+    fn after_the_first(&self, arrival: Duration) -> WallTime {
+        self.at.after(self.duration(self.tuples.max(self.peer_tuples)) + arrival)
     }
 
     /// When the first opener leaves.
@@ -249,6 +260,7 @@ mod tests {
             remote: [203, 0, 113, 1].into(),
             sources: vec![600, 700],
             targets: (1000..1075).collect(),
+            peer_tuples: 0,
             rate: 1000,
             packets,
             fires,
@@ -283,6 +295,16 @@ mod tests {
         assert_eq!(waves[0], ("Opener(2)".into(), -400, -251, 150));
         assert_eq!(waves[1], ("First".into(), 0, 149, 150));
         assert_eq!(waves.len(), 2, "the budget allows no third wave");
+    }
+
+    #[test]
+    fn unasked_syn_acks_wait_for_the_last_syn_of_a_peer_that_has_more_to_send() {
+        let mut search = search(4000, true);
+        search.peer_tuples = 400;
+        search.set_one_way(Duration::from_millis(10));
+        let waves = run(search);
+        assert_eq!(waves[0], ("First".into(), 0, 149, 150));
+        assert_eq!(waves[1].1, 400 + 20 + 10);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! from when the server started.
 
 mod addresses;
-mod challenge;
 mod connection;
 mod counts;
 mod limits;
@@ -22,9 +21,8 @@ pub use limits::{
 };
 pub use stream::{Said, Stream, StreamError};
 
-use super::{Answer, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket};
+use super::{Answer, Challenge, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket};
 use crate::wire::stun::Ends;
-use challenge::Challenge;
 use connection::{Connection, Met, Stage};
 use places::{Coming, Places, Waiter};
 use quota::Quotas;
@@ -449,7 +447,7 @@ impl Server {
         };
         let (name, challenge) = &**question;
         let name = *name;
-        if !challenge.check(name, mac) {
+        if !challenge.check(name, &mac) {
             return self.refuse(id, Refusal::NotYours, now);
         }
         if !self.quotas.wait(connection.remote.ip()) {
@@ -624,3 +622,6 @@ impl Server {
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,8 @@ use crate::wire::Tuple;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage, bind,
+    connect, recvmsg, setsockopt, socket, sockopt,
 };
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -59,6 +60,12 @@ impl Dial {
         setsockopt(&socket, sockopt::ReuseAddr, &true).named("setsockopt(SO_REUSEADDR)")?;
         if listening {
             setsockopt(&socket, sockopt::ReusePort, &true).named("setsockopt(SO_REUSEPORT)")?;
+            if local.is_ipv6() {
+                setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
+                    .named("setsockopt(IPV6_RECVERR)")?;
+            } else {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true).named("setsockopt(IP_RECVERR)")?;
+            }
         }
         if local.is_ipv6() {
             setsockopt(&socket, sockopt::Ipv6V6Only, &true).named("setsockopt(IPV6_V6ONLY)")?;
@@ -96,6 +103,28 @@ impl Dial {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether an ICMP error ended it, of a connection [from a listening
+    /// port](Self::from_listening_port): "port unreachable" is ECONNREFUSED, as a reset is.
+    pub fn ended_by_icmp(&self) -> bool {
+        let mut room = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+        let mut quoted = [0; 128];
+        let mut into = [io::IoSliceMut::new(&mut quoted)];
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let fd = self.0.as_raw_fd();
+        let Ok(message) = recvmsg::<()>(fd, &mut into, Some(&mut room), flags) else {
+            return false;
+        };
+        message.cmsgs().is_ok_and(|mut all| {
+            all.any(|one| match one {
+                ControlMessageOwned::Ipv4RecvErr(error, _)
+                | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                    [libc::SO_EE_ORIGIN_ICMP, libc::SO_EE_ORIGIN_ICMP6].contains(&error.ee_origin)
+                }
+                _ => false,
+            })
+        })
     }
 
     /// Our end of it.

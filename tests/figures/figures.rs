@@ -4,6 +4,7 @@
 //! measures and does not judge: a figure that misses its bar says so in the table, and only a
 //! measurement that could not be made is a failure.
 
+mod capacity;
 mod chance;
 mod connecting;
 mod end;
@@ -52,7 +53,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 17] = [
+const FIGURES: [(&str, Measurement); 18] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -70,6 +71,7 @@ const FIGURES: [(&str, Measurement); 17] = [
     ("loss", loss::measure),
     ("chance", chance::measure),
     ("meet", meetings::measure),
+    ("server", capacity::measure),
 ];
 
 /// Measures, and prints the figures as a table.

@@ -83,7 +83,8 @@ impl Peer {
 
     /// Waits for the other's byte.
     fn hear(&mut self, deadline: Instant) -> Result<Instant, String> {
-        let mut stdout = self.stdout.take().ok_or("no pipe")?;
+        // It stays open: a program whose output nobody reads ends the connection.
+        let stdout = self.stdout.as_mut().ok_or("no pipe")?;
         let remaining = deadline.saturating_duration_since(Instant::now());
         let timely = tcp_punch::sys::wait_readable(&[stdout.as_fd()], None, remaining);
         timely.map_err(|error| error.to_string())?;

@@ -149,6 +149,20 @@ impl Host {
         }
     }
 
+    /// Fails if a process is on this host, or a socket but of a TCP connection that is over and
+    /// closes in the kernel's own time.
+    pub(crate) fn assert_quiet(&self) {
+        let pids =
+            Command::new("ip").args(["netns", "pids", &self.namespace]).output().expect("ip runs");
+        assert_eq!(String::from_utf8_lossy(&pids.stdout), "", "processes");
+        for table in ["packet", "raw", "raw6", "udp", "udp6"] {
+            assert_eq!(self.proc_net(table), [""; 0], "{table}");
+        }
+        // Nobody's: inode 0.
+        let owned = |line: &String| line.split_whitespace().nth(9) != Some("0");
+        assert!(!self.proc_net("tcp").iter().any(owned), "{:?}", self.proc_net("tcp"));
+    }
+
     /// Runs a command on this host that must succeed.
     pub(crate) fn must(&self, line: &str) {
         let mut words = line.split_whitespace();

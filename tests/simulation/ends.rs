@@ -163,6 +163,7 @@ fn search(
         remote,
         sources,
         targets: plan.targets.clone(),
+        peer_tuples: plan.peer_len(),
         rate: conditions.budget.rate,
         packets: conditions.budget.packets,
         fires: plan.fires(),

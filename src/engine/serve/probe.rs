@@ -61,6 +61,7 @@ async fn reaction(from: SocketAddr, to: SocketAddr) -> Reaction {
             dial.reset();
             Reaction::Answered
         }
+        Err(_) if dial.ended_by_icmp() => Reaction::Unreachable,
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECONNREFUSED | Errno::ECONNRESET) => Reaction::Reset,
             Some(Errno::ETIMEDOUT) => Reaction::Silent,

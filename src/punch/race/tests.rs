@@ -243,6 +243,7 @@ fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
         remote,
         sources: sources.to_vec(),
         targets,
+        peer_tuples: 0,
         rate: 1000,
         packets: 4000,
         fires: true,

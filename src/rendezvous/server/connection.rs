@@ -1,7 +1,6 @@
 //! One client's connection, as the server knows it.
 
-use super::challenge::Challenge;
-use crate::rendezvous::{Place, PublicKey};
+use crate::rendezvous::{Challenge, Place, PublicKey};
 use std::net::SocketAddr;
 use std::time::Duration;
 
