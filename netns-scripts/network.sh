@@ -36,10 +36,14 @@ usage: network.sh up NAME [OPTION...]
                            invalid-drop    drops what connection tracking calls INVALID
                            strict          takes up no connection in mid-stream
                            conntrack-max=N makes no further mapping when it has so many
+                           upnp            maps ports when asked: miniupnpd, for PCP, NAT-PMP and
+                                           UPnP-IGD; upnp=igd or upnp=pcp (and NAT-PMP) alone. The
+                                           outer address that it names is 192.0.1.1, on router-b
+                                           192.0.1.129; behind --outer-a it has none to name
                          For IPv6 it is a stateful firewall with the same options.
   --outer-a SPEC         a second NAT behind router-a's, as a carrier has, and a hop of its own
                          (100.64.0.1); likewise --outer-b
-  --server IP            somebody outside with this address, in the namespace server
+  --server IP[,IP...]    somebody outside with these addresses, in the namespace server
   --delay 10ms           one-way delay between the routers (default 0)
   --hops N               routers in the wide area network (default 3)
   --loss, --reorder, --duplicate PERCENT

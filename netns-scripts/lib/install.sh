@@ -25,6 +25,8 @@ tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn
+miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
+iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
     # Only a picture needs it.
     [[ -z ${draws-} ]] || cat <<'END'

@@ -7,9 +7,9 @@
 # Where the program of the option listener listens on the router.
 listener_port=9
 
-# configure_router KIND[,OPTION...]
+# configure_router KIND[,OPTION...] FOLDER: what the router's programs write goes to the folder.
 configure_router() {
-    local kind answer='' syns='' invalid='' strict='' most=''
+    local kind answer='' syns='' invalid='' strict='' most='' upnp='' folder=$2
     parse_router "$1"
     echo 1 >/proc/sys/net/ipv4/ip_forward
     echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
@@ -20,6 +20,7 @@ configure_router() {
     [[ $answer != listener ]] || start_listener
     rules_v4 | iptables-restore
     rules_v6 | ip6tables-restore
+    [[ -z $upnp ]] || start_upnp
     # The setting is there when the rules have brought connection tracking.
     [[ -z $strict ]] || echo 0 >/proc/sys/net/netfilter/nf_conntrack_tcp_loose
 }
@@ -56,6 +57,7 @@ parse_router() {
             ;;
         invalid-drop) invalid=drop ;;
         strict) strict=yes ;;
+        upnp | upnp=igd | upnp=pcp) upnp=$word ;;
         conntrack-max=*)
             most=${word#*=}
             [[ $most =~ ^[1-9][0-9]{0,6}$ ]] ||
@@ -63,7 +65,8 @@ parse_router() {
             ;;
         *)
             not_a_router "a router answers a SYN by rst, drop, reject, icmp or listener, and may" \
-                "syn-block, raw-syn-block, invalid-drop, be strict or have a conntrack-max=N, not '$word'" ||
+                "syn-block, raw-syn-block, invalid-drop, be strict, have a conntrack-max=N or upnp," \
+                "not '$word'" ||
                 return
             ;;
         esac
@@ -167,4 +170,63 @@ start_listener() {
         sleep 0.02
     done
     not_a_router "nothing listens on port $listener_port of the router"
+}
+
+# miniupnpd, one of the namespace's processes too. Debian's is built for iptables' own rules in the
+# kernel, not for those of nftables that iptables makes there today; both apply.
+start_upnp() {
+    local outer public='' igd=yes pcp=yes
+    case $upnp in
+    upnp=igd) pcp=no ;;
+    upnp=pcp) igd=no ;;
+    esac
+    outer=$(ip -4 -o addr show dev wan | awk '{ sub("/.*", "", $4); print $4; exit }')
+    # It calls itself unreachable where its outer address is reserved, be it for documentation.
+    case $outer in
+    198.51.100.*) public=192.0.1.1 ;;
+    203.0.113.*) public=192.0.1.129 ;;
+    esac
+    [[ -z $public ]] || ip addr add "$public/32" dev wan
+    iptables-legacy-restore <<'END'
+*nat
+:MINIUPNPD -
+:MINIUPNPD-POSTROUTING -
+-A PREROUTING -i wan -j MINIUPNPD
+-A POSTROUTING -o wan -j MINIUPNPD-POSTROUTING
+COMMIT
+*mangle
+:MINIUPNPD -
+-A PREROUTING -i wan -j MINIUPNPD
+COMMIT
+*filter
+:MINIUPNPD -
+-A FORWARD -i wan -j MINIUPNPD
+COMMIT
+END
+    mkdir "$folder"
+    cat >"$folder/conf" <<END
+ext_ifname=wan
+${public:+ext_ip=$public}
+listening_ip=lan
+http_port=5000
+enable_upnp=$igd
+enable_natpmp=$pcp
+ipv6_disable=yes
+secure_mode=yes
+uuid=6c1a2f9e-3f0b-4f5e-8a57-0d6f1b1c2a3d
+lease_file=$folder/leases
+allow 1024-65535 0.0.0.0/0 1024-65535
+deny 0-65535 0.0.0.0/0 0-65535
+END
+    miniupnpd -d -f "$folder/conf" -P "$folder/pid" </dev/null >"$folder/log" 2>&1 &
+    disown
+    local _
+    for _ in {1..250}; do
+        if { [[ $pcp == no || -n $(ss -lunH 'sport = :5351') ]] &&
+            [[ $igd == no || -n $(ss -lunH 'sport = :1900') && -n $(ss -ltnH 'sport = :5000') ]]; }; then
+            return 0
+        fi
+        sleep 0.02
+    done
+    not_a_router "miniupnpd did not start: $(<"$folder/log")"
 }

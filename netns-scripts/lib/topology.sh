@@ -28,7 +28,7 @@ up_two_nats() {
     b_outer=$outer_v4
 
     add_namespaces host-a router-a router-b host-b ${server:+server}
-    [[ -z $server ]] || wan_options+=(--attach "$name-server=wan:$server/32")
+    [[ -z $server ]] || wan_options+=(--attach "$name-server=wan:$(as_prefixes "$server")")
     start_wan
     add_side a "$a_host" "$a_router" &
     local side_a=$!
@@ -42,16 +42,38 @@ up_two_nats() {
     wait "$side_a"
 }
 
-# A host of the wide area network itself.
+# A host of the wide area network itself, with addresses that have commas between them.
 connect_server() {
-    ip_batch "$name-server" <<END
+    local address
+    {
+        cat <<END
 link set dev lo up
 link set dev wan addrgenmode none
 link set dev wan txqueuelen 10000
 link set dev wan up
-addr add $1/32 dev wan
-route add default dev wan
 END
+        for address in ${1//,/ }; do
+            case $address in
+            *:*) echo "addr add $address/128 dev wan nodad" ;;
+            *) echo "addr add $address/32 dev wan" ;;
+            esac
+        done
+        echo 'route add default dev wan'
+        echo 'route add ::/0 dev wan'
+    } | ip_batch "$name-server"
+}
+
+# Each address, of those that have commas between them, as a prefix of its own.
+as_prefixes() {
+    local address prefixes=()
+    for address in ${1//,/ }; do
+        case $address in
+        *:*) prefixes+=("$address/128") ;;
+        *) prefixes+=("$address/32") ;;
+        esac
+    done
+    local IFS=,
+    echo "${prefixes[*]}"
 }
 
 # Sets host_v4 and router_v4, the two ends of a side's inner network. Without NAT it has no prefix
@@ -127,8 +149,8 @@ start_wan() {
     [[ -x ${WAN_BIN-} ]] || fail "WAN_BIN is not the program wan: '${WAN_BIN-}'"
     mkfifo "$state/wan.ready"
     "$WAN_BIN" \
-        --attach "$name-router-a=wan:198.51.100.0/24,2001:db8:a::/48" \
-        --attach "$name-router-b=wan:203.0.113.0/24,2001:db8:b::/48" \
+        --attach "$name-router-a=wan:198.51.100.0/24,192.0.1.0/25,2001:db8:a::/48" \
+        --attach "$name-router-b=wan:203.0.113.0/24,192.0.1.128/25,2001:db8:b::/48" \
         "${wan_options[@]}" \
         </dev/null >"$state/wan.ready" 2>"$state/wan.log" &
     echo $! >"$state/wan.pid"
@@ -164,7 +186,7 @@ configure() {
     ip netns exec "$name-router-$side" bash -c '
         set -euo pipefail
         source "$1/lib/routers.sh"
-        configure_router "$2"' bash "$here" "$nat"
+        configure_router "$2" "$3"' bash "$here" "$nat" "$state/upnp-$side"
 }
 
 # Both hosts behind router-a. Router-b is there alone, as somebody outside.

@@ -256,6 +256,30 @@ pub struct DestinationArgs {
     pub command: Vec<OsString>,
 }
 
+/// `nat`: from where to measure.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct NatArgs {
+    /// The tcp-punch server to measure with [default: the environment's TCP_PUNCH_SERVER]
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub server: Option<String>,
+    /// A STUN-over-TCP server that says how it sees this host; repeatable. Without --server only
+    /// mappings can be known
+    #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
+    pub stun: Vec<String>,
+    /// First local port to measure, and address [default: any free port, address by route]
+    #[arg(long, value_name = "[IP:]PORT")]
+    pub local: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say only errors, and one line of result
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more: what each finding follows from; -vv names every packet
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
 /// The rendezvous server.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeArgs {
@@ -315,6 +339,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what this host's NAT does with TCP, and say what that means
+    Nat(NatArgs),
     /// Print completions for a shell
     Completions {
         /// The shell

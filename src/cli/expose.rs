@@ -77,6 +77,8 @@ pub fn expose(args: &ExposeArgs) -> Result<u8, Failure> {
         .map_err(|error| Failure::new(Status::Internal, &error, error.advice()))?;
     let ended = expose.run();
     owner.end_all();
+    // Taken from the kernel, or it would end us once signals are let through again.
+    let _ = signals.caught();
     match ended {
         Ok(()) => {
             tracing::info!("stopped");

@@ -18,6 +18,7 @@ pub mod listing;
 pub mod log;
 pub mod meet;
 pub mod model;
+pub mod nat;
 pub mod opener;
 pub mod outcome;
 pub mod peers;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
         Some(Command::Meet(args)) => log::start(args.meeting.records.level()),
         Some(Command::Reach(args)) => log::start(args.meeting.records.level()),
         Some(Command::Expose(args)) => expose::start_log(args),
+        Some(Command::Nat(nat)) => log::start(log::level(nat.quiet, nat.verbose)),
         _ => log::start(args.punch.records.level()),
     }
     end(match &args.command {
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Some(Command::Key { identity }) => identity::show(identity.as_deref()),
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
+        Some(Command::Nat(args)) => nat::run(args),
         Some(Command::Completions { shell }) => completions(*shell),
         Some(Command::Man) => manual(),
         Some(Command::Ladder { a, b, svg }) => draw(a, b.as_deref(), *svg),

@@ -11,8 +11,6 @@ use std::net::{IpAddr, SocketAddr};
 /// RFC 8489 section 18.6.
 const PORT: u16 = 3478;
 
-const WRITE: &str = "write HOST, HOST:PORT or [IPV6]:PORT, for example --stun stun.example.org";
-
 /// Reads `--stun HOST[:PORT]` and resolves a name; of its addresses one of the IP version of
 /// `local` is preferred.
 ///
@@ -20,21 +18,35 @@ const WRITE: &str = "write HOST, HOST:PORT or [IPV6]:PORT, for example --stun st
 /// A usage failure for malformed text, a name without an address, and an address that stands for
 /// no host.
 pub fn server(text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> {
+    server_of("--stun", text, local)
+}
+
+/// Likewise, what stands behind another option or in a variable.
+///
+/// # Errors
+/// As [`server`].
+pub fn server_of(option: &str, text: &str, local: Option<IpAddr>) -> Result<SocketAddr, Failure> {
+    let write = match option.starts_with('-') {
+        true => {
+            format!("write HOST, HOST:PORT or [IPV6]:PORT, for example {option} stun.example.org")
+        }
+        false => format!("set it to HOST, HOST:PORT or [IPV6]:PORT: {option}=stun.example.org"),
+    };
     if text.is_empty() {
-        return Err(Failure::usage("--stun \"\" names no server", WRITE));
+        return Err(Failure::usage(format!("{option} \"\" names no server"), write));
     }
     let with_port = if text.ends_with(']') || !text.contains(':') {
         Cow::Owned(format!("{text}:{PORT}"))
     } else {
         Cow::Borrowed(text)
     };
-    let (host, port) = split("--stun", &with_port, WRITE)?;
-    let mut server = resolve("--stun", host, port, local)?;
+    let (host, port) = split(option, &with_port, &write)?;
+    let mut server = resolve(option, host, port, local)?;
     if let ip @ IpAddr::V4(_) = server.ip().to_canonical() {
         server = SocketAddr::new(ip, server.port());
     }
     match (Nonsense::of(server, server), local) {
-        (Some(why), _) => Err(Failure::usage(format!("--stun {} {why}", server.ip()), WRITE)),
+        (Some(why), _) => Err(Failure::usage(format!("{option} {} {why}", server.ip()), write)),
         (None, Some(local)) if local.is_ipv4() != server.is_ipv4() => {
             let error = SurveyError::OtherFamily { server, local };
             Err(Failure::usage(&error, error.advice()))

@@ -2,12 +2,14 @@
 
 mod clock_check;
 mod config;
+mod discovery;
 mod drive;
 mod error;
 mod expose;
 mod field;
 mod fire;
 mod installation;
+mod mapping;
 mod meet;
 mod prober;
 mod recorder;
@@ -18,8 +20,10 @@ mod stream;
 mod survey;
 
 pub use config::{Opener, Progress, Punch};
+pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use expose::{Expose, Happening, Host, Lost};
+pub use mapping::{MapRequest, MappingError, MappingProtocol, PendingMapping, PortMapping};
 pub use meet::{Meet, MeetError, MeetFailure, Met, Step, Way};
 pub use report::Report;
 pub use survey::{Held, Survey, SurveyError};

@@ -3,8 +3,7 @@
 //! One thread does it all, and each connection is a task of a few hundred bytes. No packet goes to
 //! an address that has not proven itself: a TCP handshake comes before anything that the server
 //! says, and a [probe](crate::rendezvous::Request::Probe) goes only to the very address that asks,
-//! after it has sent a handshake, a greeting and the request; of a probe, at most two SYNs and a
-//! reset are sent, which is less.
+//! after it has sent a handshake, a greeting and the request.
 
 mod accept;
 mod connection;

@@ -10,6 +10,7 @@ mod hypothesis;
 #[cfg(test)]
 mod tests;
 
+use serde::Serialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,7 +44,8 @@ pub struct Observation {
 }
 
 /// What destinations share a mapping, in the words of RFC 4787 section 4.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MappingBehaviour {
     /// All.
     EndpointIndependent,

@@ -4,6 +4,7 @@
 //! measures and does not judge: a figure that misses its bar says so in the table, and only a
 //! measurement that could not be made is a failure.
 
+mod behaviour;
 mod capacity;
 mod chance;
 mod connecting;
@@ -37,8 +38,15 @@ mod capture;
 #[path = "../lab/network.rs"]
 mod network;
 #[allow(dead_code, reason = "shared with tests/lab")]
+#[path = "../lab/told.rs"]
+mod told;
+#[allow(dead_code, reason = "shared with tests/lab")]
 #[path = "../lab/veth.rs"]
 mod veth;
+// What the matrix of all routers is made of.
+#[allow(dead_code, reason = "shared with tests/matrix")]
+#[path = "../matrix/kind.rs"]
+mod kind;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -53,7 +61,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 18] = [
+const FIGURES: [(&str, Measurement); 19] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -72,6 +80,7 @@ const FIGURES: [(&str, Measurement); 18] = [
     ("chance", chance::measure),
     ("meet", meetings::measure),
     ("server", capacity::measure),
+    ("nat", behaviour::measure),
 ];
 
 /// Measures, and prints the figures as a table.

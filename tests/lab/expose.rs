@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown as Which, shutdown};
 
-use crate::meet::{SERVER, Server};
+use crate::meet::{self, SERVER, Server};
 use crate::network::Host;
 use crate::pair::{End, Pair};
 use crate::program::{Ended, Program, binary};
@@ -61,7 +61,7 @@ impl Home {
     fn new(options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("ours");
-        let pair = Pair::behind_nats(&[&["--server", SERVER], options].concat());
+        let pair = meet::network(options);
         let home = Self { pair, directory };
         home.introduce("laptop", "home.peers");
         home.introduce("home", "laptop.peers");
@@ -162,7 +162,7 @@ fn ssh_reaches_home_by_its_name_again_and_again() {
     }
     let ended = stop(exposed);
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert_eq!(ended.stderr.matches("laptop: done").count(), 2, "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches("laptop: connected to").count(), 2, "{}", ended.stderr);
 }
 
 #[test]

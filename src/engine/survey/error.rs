@@ -84,7 +84,7 @@ pub enum SurveyError {
 
 impl SurveyError {
     /// What an error of connect(2), recv(2) or send(2) means.
-    pub(super) fn of_errno(server: SocketAddr, errno: Errno, received: usize) -> Self {
+    pub(in crate::engine) fn of_errno(server: SocketAddr, errno: Errno, received: usize) -> Self {
         match errno {
             Errno::ECONNREFUSED => Self::Refused(server),
             Errno::ECONNRESET | Errno::EPIPE => Self::ClosedEarly { server, received },
@@ -92,7 +92,7 @@ impl SurveyError {
         }
     }
 
-    pub(super) fn of_dial(server: SocketAddr, error: DialError) -> Self {
+    pub(in crate::engine) fn of_dial(server: SocketAddr, error: DialError) -> Self {
         match error {
             DialError::Local(error) => Self::Local(error),
             DialError::StillClosing(_) => Self::StillClosing(server),
