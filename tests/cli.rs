@@ -239,6 +239,61 @@ fn a_missing_capability_is_named_with_the_line_that_gives_it() {
     assert!(String::from_utf8_lossy(&doctor.stdout).contains(&line));
 }
 
+/// `tcp-punch` whose folder of files is `tcp-punch` in this directory.
+fn at_home(directory: &TempDir, words: &[&str]) -> Command {
+    let mut command = command(words);
+    command.env("XDG_CONFIG_HOME", directory.path());
+    for name in ["CONFIGURATION_DIRECTORY", "TCP_PUNCH_SERVER", "SUDO_UID"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[test]
+fn a_key_pair_is_made_once_and_its_public_key_printed_alone() {
+    let home = TempDir::new().unwrap();
+    let first = at_home(&home, &["key"]).output().unwrap();
+    let made = format!("made a key pair in {}/tcp-punch/identity\n", home.path().display());
+    assert!(String::from_utf8_lossy(&first.stderr).ends_with(&made));
+    assert!(first.stdout.starts_with(b"tp1") && first.stdout.len() == 3 + 56 + 1);
+    let again = at_home(&home, &["key"]).output().unwrap();
+    assert_eq!((again.stdout, again.stderr), (first.stdout, Vec::new()));
+    let path = home.path().join("tcp-punch/identity");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(
+        happened(&at_home(&home, &["key"]).output().unwrap(), 2),
+        format!("identity {} is open to others (mode 644)", path.display())
+    );
+}
+
+#[test]
+fn services_and_peers_that_cannot_be() {
+    let home = TempDir::new().unwrap();
+    let folder = home.path().join("tcp-punch");
+    let shown = folder.display();
+    std::fs::create_dir(&folder).unwrap();
+    let says = |words: &[&str]| happened(&at_home(&home, words).output().unwrap(), 2);
+    assert_eq!(says(&["expose"]), "--to is missing");
+    assert_eq!(says(&["reach"]), "<NAME> is missing");
+    assert!(says(&["expose", "--to", "ssh"]).starts_with("\"ssh\" is not an address to use"));
+    let expose = ["expose", "--to", "127.0.0.1:22"];
+    assert_eq!(says(&expose), "no server is named");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write("config", "# ours\nsever = x\n");
+    assert_eq!(says(&expose), format!("{shown}/config line 2: there is no setting \"sever\""));
+    write("config", "server = 203.0.113.7:0\n");
+    assert_eq!(says(&expose), format!("{shown}/config: server port 0 stands for no port"));
+    write("config", "server = 203.0.113.7\n");
+    assert_eq!(says(&expose), format!("nobody may call: {shown}/peers names no peer"));
+    assert_eq!(says(&["reach", "home"]), format!("\"home\" is not in {shown}/peers"));
+    write("peers", "\nhome tp1abc\n");
+    for words in [&expose[..], &["reach", "home"]] {
+        let line = format!("{shown}/peers line 2: the key of home: it has 3 letters and digits");
+        assert!(says(words).starts_with(&line), "{}", says(words));
+    }
+    assert!(!folder.join("identity").exists(), "nothing is left behind");
+}
+
 #[test]
 fn what_is_asked_for_goes_to_standard_output() {
     for (words, contains) in [

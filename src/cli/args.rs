@@ -139,7 +139,8 @@ impl RecordArgs {
 /// What leads to the server.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerArgs {
-    /// The rendezvous server [default: the environment's TCP_PUNCH_SERVER]
+    /// The rendezvous server [default: the environment's TCP_PUNCH_SERVER, then the
+    /// configuration file]
     #[arg(long, value_name = "HOST[:PORT]", value_hint = ValueHint::Hostname)]
     pub server: Option<String>,
 }
@@ -150,6 +151,14 @@ pub struct MeetArgs {
     /// The peer's code, as in 7-guitar-umbrella; none makes one and prints it
     #[arg(value_name = "CODE")]
     pub code: Option<String>,
+    /// The meeting.
+    #[command(flatten)]
+    pub meeting: MeetingArgs,
+}
+
+/// A meeting, however the peer is named.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct MeetingArgs {
     /// Where both meet.
     #[command(flatten)]
     pub server: ServerArgs,
@@ -165,6 +174,55 @@ pub struct MeetArgs {
     /// Where the connection goes.
     #[command(flatten)]
     pub destination: DestinationArgs,
+}
+
+/// Long-lived keys, ours and others'.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct IdentityArgs {
+    /// This host's key pair, made if it is missing [default: identity in ~/.config/tcp-punch, for
+    /// root in /etc/tcp-punch]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub identity: Option<PathBuf>,
+    /// Names and public keys of others [default: peers in the same folder]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub peers: Option<PathBuf>,
+}
+
+/// Keeps a service reachable.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ExposeArgs {
+    /// The service
+    #[arg(long, value_name = "HOST:PORT", value_hint = ValueHint::Hostname)]
+    pub to: String,
+    /// Who we are, and who may call.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    /// Where both meet.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How it is done.
+    #[command(flatten)]
+    pub how: HowArgs,
+    /// Say only warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more; -vv names every packet
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Reaches it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ReachArgs {
+    /// Its name in the peers file, or its public key
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Who we are, and who it is.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    /// The meeting.
+    #[command(flatten)]
+    pub meeting: MeetingArgs,
 }
 
 /// Where the connection goes; none of them joins it to standard input and output.
@@ -262,6 +320,17 @@ pub struct ServeArgs {
 pub enum Command {
     /// Meet whoever uses the same code at a server, and punch: nobody types an address or an instant
     Meet(Box<MeetArgs>),
+    /// Keep a service of this host reachable under a long-lived key, for peers that are listed
+    Expose(Box<ExposeArgs>),
+    /// Reach what a peer exposes
+    Reach(Box<ReachArgs>),
+    /// Print this host's public key
+    Key {
+        /// Its key pair, made if it is missing [default: identity in ~/.config/tcp-punch, for root
+        /// in /etc/tcp-punch]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        identity: Option<PathBuf>,
+    },
     /// Run the rendezvous server: meetings, STUN over TCP and a clock
     Serve(ServeArgs),
     /// Check kernel, capabilities, clock and firewall; name the command that mends each

@@ -10,7 +10,7 @@ mod listen;
 
 pub use crate::sys::child::Passing;
 pub use error::DestinationError;
-pub use join::{JoinError, Local, join};
+pub use join::{JoinError, Local, join, join_until};
 pub use listen::{LocalListener, NoClient};
 
 use std::ffi::{OsStr, OsString};
@@ -21,6 +21,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use nix::sys::eventfd::EventFd;
 use nix::unistd::dup2_stdout;
 
 use crate::sys::{descriptor, privilege};
@@ -144,6 +145,18 @@ impl Prepared {
         }
         Ok(0)
     }
+}
+
+/// Drops every privilege of this thread and joins a connection to a local service, `HOST:PORT`,
+/// until either ends or something is written to `stop`.
+///
+/// # Errors
+/// [`DestinationError`], with exit status 8, or 1 where a stream broke on the way.
+pub fn serve(service: &str, connection: OwnedFd, stop: &EventFd) -> Result<(), DestinationError> {
+    privilege::drop_all()?;
+    let failed = |source| DestinationError::Service { service: service.to_owned(), source };
+    let stream = resolve(service).and_then(|at| TcpStream::connect(&at[..])).map_err(failed)?;
+    Ok(join_until(connection, Local::Socket(stream.into()), stop)?)
 }
 
 fn drop_privileges() -> Result<(), DestinationError> {

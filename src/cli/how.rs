@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The options, judged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct How {
     /// Patience after the instant.
     pub timeout: Duration,

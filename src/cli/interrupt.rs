@@ -1,6 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP while a punch is under way: the attempt ends in order, with its
 //! records written.
 
+use super::{Failure, Status};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
@@ -46,6 +47,27 @@ impl Interrupt {
         let signal = self.descriptor.read_signal().ok().flatten()?;
         u8::try_from(signal.ssi_signo).ok()
     }
+}
+
+/// [`Interrupt::catch`].
+///
+/// # Errors
+/// The failure to print.
+pub(super) fn caught() -> Result<Interrupt, Failure> {
+    Interrupt::catch().map_err(|error| {
+        let happened = format!("signals cannot be caught: {error}");
+        Failure::new(Status::Internal, happened, "run tcp-punch doctor")
+    })
+}
+
+/// [`Interrupt::descriptor`].
+///
+/// # Errors
+/// The failure to print.
+pub(super) fn descriptor(signals: &Interrupt) -> Result<OwnedFd, Failure> {
+    signals.descriptor().map_err(|error| {
+        Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
+    })
 }
 
 /// The signals that this process ignores, number 1 in the lowest bit: SigIgn of proc(5).

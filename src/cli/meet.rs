@@ -1,9 +1,10 @@
 //! `tcp-punch meet`: the same code on both sides, and the connection stands.
 
-use super::args::MeetArgs;
+use super::args::{MeetArgs, MeetingArgs};
 use super::countdown::Countdown;
+use super::destination::Prepared;
 use super::how::{self, How};
-use super::interrupt::Interrupt;
+use super::interrupt::{self, Interrupt};
 use super::punch::{destination_failure, distinct, narrow, privilege};
 use super::records::{self, Records};
 use super::{Failure, Status, choice, outcome, server};
@@ -11,44 +12,73 @@ use crate::engine::{Meet, MeetError, Met, Progress, Step};
 use crate::rendezvous::{AgreementError, Code, Purpose, SessionError};
 use crate::sys::capability;
 use std::io::Write;
+use std::net::SocketAddr;
 
 /// Runs it. Returns the exit status: of the command if there is one.
 ///
 /// # Errors
 /// The failure to print, with its exit status.
 pub fn meet(args: &MeetArgs) -> Result<u8, Failure> {
-    // Keys come of the meeting, so every strategy has one.
-    let how = how::judge(&args.how, true)?;
     let code = args.code.as_deref().map(code).transpose()?;
-    let destination = choice::destination(&args.destination)?;
-    distinct(&args.records)?;
-    let server = server::server(&args.server)?;
-    let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
-    capability::require().map_err(|error| privilege(&error))?;
-    let mut meet = Meet::new(server, purpose(code)?);
-    meet = with(meet, how);
-    if args.no_proof {
-        meet = meet.without_proof();
+    Ready::judge(&args.meeting)?.run(|| purpose(code))
+}
+
+/// A meeting, its options judged. Nothing has been made or asked for yet.
+pub(super) struct Ready<'a> {
+    args: &'a MeetingArgs,
+    how: How,
+    server: SocketAddr,
+    destination: Prepared,
+}
+
+impl<'a> Ready<'a> {
+    pub(super) fn judge(args: &'a MeetingArgs) -> Result<Self, Failure> {
+        // Keys come of the meeting, so every strategy has one.
+        let how = how::judge(&args.how, true)?;
+        let destination = choice::destination(&args.destination)?;
+        distinct(&args.records)?;
+        let server = server::server(&args.server)?;
+        let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
+        capability::require().map_err(|error| privilege(&error))?;
+        Ok(Self { args, how, server, destination })
     }
-    if let Some(path) = &args.records.pcap {
-        meet = meet.pcap(records::create("--pcap", path)?);
+
+    /// Meets whom `purpose` names.
+    pub(super) fn run(
+        self,
+        purpose: impl FnOnce() -> Result<Purpose, Failure>,
+    ) -> Result<u8, Failure> {
+        let Self { args, how, server, destination } = self;
+        let mut meet = with(Meet::new(server, purpose()?), &how);
+        if args.no_proof {
+            meet = meet.without_proof();
+        }
+        if let Some(path) = &args.records.pcap {
+            meet = meet.pcap(records::create("--pcap", path)?);
+        }
+        let records =
+            Records::open(args.records.report.as_deref(), args.records.ladder.as_deref())?;
+        narrow(true)?;
+        let signals = interrupt::caught()?;
+        let meet = meet.interrupt(interrupt::descriptor(&signals)?);
+        conclude(meet, args.records.quiet, records, destination, signals)
     }
-    let mut records =
-        Records::open(args.records.report.as_deref(), args.records.ladder.as_deref())?;
-    narrow(true)?;
-    let signals = Interrupt::catch().map_err(|error| {
-        let happened = format!("signals cannot be caught: {error}");
-        Failure::new(Status::Internal, happened, "run tcp-punch doctor")
-    })?;
-    let meet = meet.interrupt(signals.descriptor().map_err(|error| {
-        Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
-    })?);
-    let met = meet.run(&mut Speaker::new(args.records.quiet).listener());
+}
+
+/// Meets, writes down how it went and hands the connection over.
+fn conclude(
+    meet: Meet,
+    quiet: bool,
+    mut records: Records,
+    destination: Prepared,
+    signals: Interrupt,
+) -> Result<u8, Failure> {
+    let met = meet.run(&mut Speaker::new(quiet).listener());
     match met {
         Ok(met) => {
             // The program that gets the connection shall die of signals as any other does.
             drop(signals);
-            if !args.records.quiet {
+            if !quiet {
                 eprintln!("{}", line(&met));
             }
             records.write(&met.connection.report);
@@ -85,7 +115,7 @@ fn purpose(code: Option<Code>) -> Result<Purpose, Failure> {
 }
 
 /// The options of the punch.
-pub(super) fn with(meet: Meet, how: How) -> Meet {
+pub(super) fn with(meet: Meet, how: &How) -> Meet {
     let mut meet =
         meet.timeout(how.timeout).strategies(how.strategies).budget(how.budget).opener(how.opener);
     if how.anyway {
@@ -112,7 +142,7 @@ impl Speaker {
                 let _ = writeln!(std::io::stderr(), "{}", code);
                 self.say("on the other side: tcp-punch meet with this code");
             }
-            Step::Met => self.say("the peer is there"),
+            Step::Met(_) => self.say("the peer is there"),
             Step::Agreed(ways) => ways.iter().for_each(|way| tracing::info!("trying {way}")),
             Step::Punch(Progress::Planned(plan)) => self.say(&plan),
             Step::Punch(Progress::Waiting(remaining)) => self.countdown.tick(remaining),
@@ -138,6 +168,8 @@ pub(super) fn line(met: &Met) -> String {
 pub(super) fn status(error: &MeetError) -> Status {
     match error {
         MeetError::Session(SessionError::WrongCode | SessionError::Altered)
+        | MeetError::NotAllowed(_)
+        | MeetError::NotLetIn
         | MeetError::Stranger => Status::Refused,
         MeetError::Agreement(AgreementError::NoPair { .. } | AgreementError::NoStrategy) => {
             Status::Impossible

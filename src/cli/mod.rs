@@ -2,22 +2,29 @@
 
 pub mod args;
 pub mod choice;
+pub mod configuration;
 pub mod countdown;
 pub mod destination;
 pub mod doctor;
 pub mod endpoint;
 pub mod exit;
+pub mod expose;
+pub mod folder;
 pub mod how;
+pub mod identity;
 pub mod interrupt;
 pub mod ladder;
+pub mod listing;
 pub mod log;
 pub mod meet;
 pub mod model;
 pub mod nat;
 pub mod opener;
 pub mod outcome;
+pub mod peers;
 pub mod punch;
 pub mod race;
+pub mod reach;
 pub mod records;
 pub mod secret;
 pub mod serve;
@@ -54,13 +61,18 @@ pub fn main() -> ExitCode {
     };
     match &args.command {
         Some(Command::Serve(serve)) => serve::start_log(serve),
+        Some(Command::Meet(args)) => log::start(args.meeting.records.level()),
+        Some(Command::Reach(args)) => log::start(args.meeting.records.level()),
+        Some(Command::Expose(args)) => expose::start_log(args),
         Some(Command::Nat(nat)) => log::start(log::level(nat.quiet, nat.verbose)),
-        Some(Command::Meet(meet)) => log::start(meet.records.level()),
         _ => log::start(args.punch.records.level()),
     }
     end(match &args.command {
         None => punch::punch(&args.punch, now),
         Some(Command::Meet(args)) => meet::meet(args),
+        Some(Command::Expose(args)) => expose::expose(args),
+        Some(Command::Reach(args)) => reach::reach(args),
+        Some(Command::Key { identity }) => identity::show(identity.as_deref()),
         Some(Command::Serve(args)) => serve::serve(args),
         Some(Command::Doctor { json }) => doctor::run(*json),
         Some(Command::Nat(args)) => nat::run(args),

@@ -4,9 +4,8 @@ use super::args::{PunchArgs, RecordArgs};
 use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::how::{self, How};
-use super::interrupt::Interrupt;
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, outcome, secret, stun, when};
+use super::{Failure, Status, choice, endpoint, interrupt, outcome, secret, stun, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::nat::PortModel;
 use crate::punch::Key;
@@ -38,13 +37,7 @@ pub struct Ready {
 pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
     let Ready { mut punch, destination, mut records, survey } = prepare(args, now)?;
     narrow(punch.binds_low_ports() || survey.is_some())?;
-    let signals = Interrupt::catch().map_err(|error| {
-        Failure::new(
-            Status::Internal,
-            format!("signals cannot be caught: {error}"),
-            "run tcp-punch doctor",
-        )
-    })?;
+    let signals = interrupt::caught()?;
     // Open until the punch is over: their mappings are those that it uses.
     let mut held = None;
     if let Some((servers, theirs)) = survey {
@@ -52,9 +45,7 @@ pub fn punch(args: &PunchArgs, now: WallTime) -> Result<u8, Failure> {
         punch = punch.models(ours, theirs);
         held = Some(connections);
     }
-    let punch = punch.interrupt(signals.descriptor().map_err(|error| {
-        Failure::new(Status::Internal, error, "raise the limit of open files (ulimit -n)")
-    })?);
+    let punch = punch.interrupt(interrupt::descriptor(&signals)?);
     let mut countdown = Countdown::on_stderr();
     let punched = punch.run(&mut |progress| match progress {
         Progress::Planned(plan) if !args.records.quiet => eprintln!("tcp-punch: {plan}"),

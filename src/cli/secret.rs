@@ -4,11 +4,13 @@
 use super::Failure;
 use crate::punch::Key;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use zeroize::Zeroizing;
 
 /// The largest key file that is read: a passphrase is a line, and anything longer is the wrong
 /// file.
@@ -20,39 +22,10 @@ const CONTEXT: &str = "tcp-punch 2026-11 passphrase to key";
 /// Reads a key file. It may be a pipe, as in `--key <(pass show peer)`.
 ///
 /// # Errors
-/// A usage failure if the file cannot be read, is a directory, is larger than [`LARGEST`], is
-/// accessible to group or others, or holds no secret.
+/// As [`read`], and a usage failure if the file holds no secret.
 pub fn from_file(path: &Path) -> Result<Key, Failure> {
+    let bytes = read("key file", path, "64 hex digits or a passphrase on its first line")?;
     let name = path.display();
-    let unreadable = |error| {
-        Failure::usage(
-            format!("key file {name} cannot be read: {error}"),
-            "give a file that holds 64 hex digits or a passphrase",
-        )
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    // The open file is judged, not the path, which could change in between.
-    let metadata = file.metadata().map_err(unreadable)?;
-    if metadata.is_dir() {
-        return Err(Failure::usage(
-            format!("key file {name} is a directory"),
-            "give a file that holds 64 hex digits or a passphrase",
-        ));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        return Err(Failure::usage(
-            format!("key file {name} is open to others (mode {:03o})", metadata.mode() & 0o777),
-            format!("close it: chmod 600 {name}"),
-        ));
-    }
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Failure::usage(
-            format!("key file {name} is larger than {LARGEST} bytes"),
-            "give a file that holds 64 hex digits or a passphrase on its first line",
-        ));
-    }
     key(&bytes).ok_or_else(|| {
         Failure::usage(
             format!("key file {name} holds no secret on its first line"),
@@ -61,6 +34,38 @@ pub fn from_file(path: &Path) -> Result<Key, Failure> {
             ),
         )
     })
+}
+
+/// Reads a file that nobody else may read. `what` it is and what it `holds` is for people.
+///
+/// # Errors
+/// A usage failure if the file cannot be read, is a directory, is larger than [`LARGEST`], or is
+/// accessible to group or others.
+pub fn read(what: &str, path: &Path, holds: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let name = path.display();
+    let wrong = |how: &dyn Display| {
+        Failure::usage(format!("{what} {name} {how}"), format!("give a file that holds {holds}"))
+    };
+    let unreadable = |error| wrong(&format_args!("cannot be read: {error}"));
+    let file = File::open(path).map_err(unreadable)?;
+    // The open file is judged, not the path, which could change in between.
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(wrong(&"is a directory"));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(Failure::usage(
+            format!("{what} {name} is open to others (mode {:03o})", metadata.mode() & 0o777),
+            format!("close it: chmod 600 {name}"),
+        ));
+    }
+    // Room for all of it: no copy is left behind by growing.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST as usize + 64));
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(wrong(&format_args!("is larger than {LARGEST} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Reads the environment variable `name`.

@@ -82,6 +82,12 @@ impl Punch {
         self
     }
 
+    /// No sooner than at this instant.
+    pub(super) fn not_before(mut self, at: WallTime) -> Self {
+        self.at = self.at.max(at);
+        self
+    }
+
     /// Local port; default: the peer's port number.
     pub fn local_port(mut self, port: u16) -> Self {
         self.local_port = port;

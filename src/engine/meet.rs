@@ -14,7 +14,7 @@ pub use ways::Way;
 use super::config::Opener;
 use super::{Connection, Progress};
 use crate::punch::{Budget, Strategies};
-use crate::rendezvous::{ClockEstimate, Code, Purpose};
+use crate::rendezvous::{ClockEstimate, Code, PublicKey, Purpose};
 use crate::sys::{GuardError, Route};
 use line::Line;
 use meeting::Meeting;
@@ -39,6 +39,7 @@ pub struct Meet {
     opener_lead: Option<Duration>,
     pcap: Option<File>,
     proof: bool,
+    allowed: Option<Vec<PublicKey>>,
     interrupt: Option<OwnedFd>,
 }
 
@@ -47,8 +48,8 @@ pub struct Meet {
 pub enum Step {
     /// Tell the peer this code.
     Coded(Code),
-    /// The peer is there.
-    Met,
+    /// The peer is there. Where it is known by its key, this is it.
+    Met(Option<PublicKey>),
     /// These ways are tried.
     Agreed(Vec<String>),
     /// The likeliest of them.
@@ -60,6 +61,8 @@ pub enum Step {
 pub struct Met {
     /// The connection, and the report of the punch.
     pub connection: Connection,
+    /// Who it is, where peers are known by their keys.
+    pub peer: Option<PublicKey>,
     /// How each way ended, best first.
     pub ways: Vec<Way>,
     /// This clock against the server's.
@@ -91,6 +94,7 @@ impl Meet {
             opener_lead: None,
             pcap: None,
             proof: true,
+            allowed: None,
             interrupt: None,
         }
     }
@@ -146,6 +150,12 @@ impl Meet {
     /// Do not ask the peer to prove itself on the connection. It does if either end asks.
     pub fn without_proof(mut self) -> Self {
         self.proof = false;
+        self
+    }
+
+    /// Tells a caller whose key is not among these that it is not let in, and nothing else.
+    pub fn allowed(mut self, keys: Vec<PublicKey>) -> Self {
+        self.allowed = Some(keys);
         self
     }
 

@@ -3,6 +3,7 @@
 //! `punch`.
 
 mod agreement;
+mod backoff;
 mod candidate;
 mod clock;
 mod code;
@@ -10,6 +11,7 @@ mod evidence;
 mod exchange;
 mod frame;
 mod identity;
+mod listener;
 mod message;
 mod noise;
 mod report;
@@ -21,6 +23,7 @@ mod shared_model;
 mod told;
 
 pub use agreement::{Agreement, AgreementError, Pair, PairKind};
+pub use backoff::Backoff;
 pub use candidate::{Candidate, CandidateKind};
 pub use clock::{ClockEstimate, ClockExchange, ClockFilter, ServerTime, Taken};
 pub use code::{Code, CodeError};
@@ -28,6 +31,7 @@ pub use evidence::{Account, Joined, NoAccount, Seen, joined};
 pub use exchange::{Exchange, ExchangeError};
 pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
 pub use identity::{Challenge, Identity, KeyError};
+pub use listener::{Heard, Listener, ListenerError};
 pub use message::{
     Answer, ClockTimes, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket,
 };

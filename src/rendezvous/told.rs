@@ -9,6 +9,8 @@ pub enum Told {
     Report(Box<Report>),
     /// What was seen of an attempt that failed.
     Account(Account),
+    /// Who calls is not let in.
+    NotLetIn,
 }
 
 /// The peer's message is of no use.
@@ -27,6 +29,7 @@ pub enum NotTold {
 
 const REPORT: u8 = 1;
 const ACCOUNT: u8 = 2;
+const NOT_LET_IN: u8 = 3;
 
 impl Told {
     /// The bytes to be sealed.
@@ -37,6 +40,7 @@ impl Told {
         let (kind, bytes) = match self {
             Self::Report(report) => (REPORT, report.to_bytes()?),
             Self::Account(account) => (ACCOUNT, account.to_bytes()),
+            Self::NotLetIn => (NOT_LET_IN, Vec::new()),
         };
         Ok([&[kind], &bytes[..]].concat())
     }
@@ -49,6 +53,7 @@ impl Told {
         match bytes.split_first() {
             Some((&REPORT, rest)) => Ok(Self::Report(Box::new(Report::from_bytes(rest)?))),
             Some((&ACCOUNT, rest)) => Ok(Self::Account(Account::from_bytes(rest)?)),
+            Some((&NOT_LET_IN, [])) => Ok(Self::NotLetIn),
             _ => Err(NotTold::Unknown),
         }
     }

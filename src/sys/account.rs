@@ -105,6 +105,12 @@ impl Account {
         })
     }
 
+    /// The home directory.
+    #[must_use]
+    pub fn home(&self) -> &std::path::Path {
+        &self.home
+    }
+
     /// Whether this process already runs as this user.
     #[must_use]
     pub fn is_current(&self) -> bool {

@@ -9,6 +9,7 @@ mod capture;
 mod connects;
 mod destinations;
 mod early;
+mod expose;
 mod hand_over;
 mod interrupted;
 mod keys;

@@ -55,7 +55,7 @@ fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
 }
 
 /// Two hosts that have no IPv6, which would be tried first.
-fn network(options: &[&str]) -> Pair {
+pub(crate) fn network(options: &[&str]) -> Pair {
     let pair = Pair::behind_nats(&[&["--server", SERVER], options].concat());
     for end in [&pair.a, &pair.b] {
         end.host.must("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");

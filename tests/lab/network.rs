@@ -171,6 +171,25 @@ impl Host {
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// What a command on this host prints, word by word.
+    fn words(&self, line: &str) -> Vec<String> {
+        let output = self.command("ip").args(line.split_whitespace()).output().expect("ip runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Its IPv4 address, with the length of its network's prefix.
+    pub(crate) fn address(&self) -> String {
+        let words = self.words("-4 -o addr show dev eth0");
+        words.get(3).expect("it has one").clone()
+    }
+
+    /// Its IPv4 router.
+    pub(crate) fn gateway(&self) -> String {
+        let words = self.words("-4 route show default");
+        words.get(2).expect("it has one").clone()
+    }
+
     pub(crate) fn netns_path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.namespace)
     }

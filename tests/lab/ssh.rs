@@ -12,11 +12,11 @@ use crate::program::{Program, START_UP_MS, binary};
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// An ssh server that ends with this value.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
     /// Serves whoever has `key`, on 127.0.0.1:2222 of the host.
-    fn start(host: &Host, directory: &Path) -> Self {
+    pub(crate) fn start(host: &Host, directory: &Path) -> Self {
         generate_key(&directory.join("host_key"));
         fs::copy(directory.join("key.pub"), directory.join("authorized_keys")).expect("copied");
         let here = directory.display();
@@ -51,7 +51,7 @@ impl Drop for Server {
     }
 }
 
-fn generate_key(path: &Path) {
+pub(crate) fn generate_key(path: &Path) {
     let status =
         Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status();
     assert!(status.expect("ssh-keygen runs").success());

@@ -122,6 +122,7 @@ impl DestinationError {
             Self::Broken(JoinError::Local(_)) => {
                 "see why the local program or file failed, then punch again".into()
             }
+            Self::Broken(JoinError::Ended) => "start it again".into(),
             Self::Descriptor { .. }
             | Self::StandardStreams { .. }
             | Self::Wait { .. }
@@ -177,6 +178,7 @@ fn broken(error: &JoinError) -> String {
         }
         JoinError::Connection(source) => format!("the connection was lost: {source}"),
         JoinError::Local(source) => format!("the local end failed: {source}"),
+        JoinError::Ended => "the connection was ended from here".into(),
         JoinError::Setup(source) => format!("the connection could not be joined: {source}"),
     }
 }

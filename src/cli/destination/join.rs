@@ -39,6 +39,9 @@ pub enum JoinError {
     /// The local stream failed.
     #[error("local stream lost: {0}")]
     Local(#[source] io::Error),
+    /// Whoever had it joined wants no more of it.
+    #[error("ended from here")]
+    Ended,
     /// A resource for joining could not be had.
     #[error("{0}")]
     Setup(#[source] io::Error),
@@ -53,10 +56,19 @@ pub enum JoinError {
 /// # Errors
 /// [`JoinError`]. What had arrived before was written out.
 pub fn join(connection: OwnedFd, local: Local) -> Result<(), JoinError> {
-    // What was read at once should leave at once. A socket of another family has no such option.
-    let _ = setsockopt(&connection, sockopt::TcpNoDelay, &true);
     let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
         .map_err(|error| JoinError::Setup(error.into()))?;
+    join_until(connection, local, &stop)
+}
+
+/// Likewise, until something is written to `stop`, which nothing else may use: both ends then see a
+/// reset.
+///
+/// # Errors
+/// As [`join`].
+pub fn join_until(connection: OwnedFd, local: Local, stop: &EventFd) -> Result<(), JoinError> {
+    // What was read at once should leave at once. A socket of another family has no such option.
+    let _ = setsockopt(&connection, sockopt::TcpNoDelay, &true);
     let (sent_all, received_all) = (AtomicBool::new(false), AtomicBool::new(false));
     let (input, mut output) = match local {
         Local::Streams { input, output } => (End::Stream(input), Some(End::Stream(output))),
@@ -75,25 +87,25 @@ pub fn join(connection: OwnedFd, local: Local) -> Result<(), JoinError> {
         let sending = std::thread::Builder::new()
             .name("to peer".into())
             .spawn_scoped(scope, || {
-                let ended = carry(&input, &connection, &stop, &received_all)
+                let ended = carry(&input, &connection, stop, &received_all)
                     .and_then(|()| finish(&connection, &sent_all));
                 // A lost connection ends the other direction by itself, after what had arrived.
                 if matches!(ended, Err(Stopped::Source(_))) {
-                    stop_all(&stop);
+                    stop_all(stop);
                 }
                 ended
             })
             .map_err(JoinError::Setup)?;
         let receiving = match &output {
             Some(end) => {
-                carry(&connection, end, &stop, &sent_all).and_then(|()| finish(end, &received_all))
+                carry(&connection, end, stop, &sent_all).and_then(|()| finish(end, &received_all))
             }
             None => Ok(()),
         };
         match receiving {
             // Dropping it is what closes a stream that is no socket.
             Ok(()) => output = None,
-            Err(_) => stop_all(&stop),
+            Err(_) => stop_all(stop),
         }
         let sending = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok::<_, JoinError>((sending, receiving))
@@ -112,7 +124,9 @@ pub fn join(connection: OwnedFd, local: Local) -> Result<(), JoinError> {
         (Err(Stopped::Sink(error)), _) | (_, Err(Stopped::Source(error))) => {
             Err(JoinError::Local(error))
         }
-        (_, _) => return Ok(()),
+        // Neither direction asked the other to end.
+        (Err(Stopped::Asked), _) | (_, Err(Stopped::Asked)) => Err(JoinError::Ended),
+        (Ok(()), Ok(())) => return Ok(()),
     };
     // Closed like this the sockets answer with a reset: a cut stream must not look complete.
     for end in [&connection, &input] {

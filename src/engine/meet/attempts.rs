@@ -2,7 +2,7 @@
 
 use super::proof::{Proofs, Unproven};
 use crate::engine::{Connection, Failure, Progress, Punch, PunchError, Report};
-use crate::sys::CallFailed;
+use crate::sys::{CallFailed, clock};
 use nix::errno::Errno;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,6 +14,10 @@ use std::time::Duration;
 /// How long the peer has to prove itself on a connection that stands at our end: until it stands
 /// at the peer's, whose segments may be lost a few times.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Less notice than that is too short; a thread of a busy host begins late. Better late than never:
+/// the peer repeats its SYNs.
+const NOTICE: Duration = Duration::from_millis(1);
 
 /// What one attempt tells.
 pub(super) enum News {
@@ -139,6 +143,7 @@ fn attempt(
         Fault::Punch(Failure { error: PunchError::Call(failed(error)), report: None })
     })?;
     let connection = punch
+        .not_before(clock::now().after(NOTICE))
         .interrupt(interrupt)
         .run(&mut |progress| teller.tell(News::Progress(progress)))
         .map_err(Fault::Punch)?;

@@ -1,7 +1,7 @@
 //! Why two peers did not meet: what happened, and what to do.
 
 use crate::engine::{PunchError, Report};
-use crate::rendezvous::{AgreementError, Joined, Refusal, SessionError};
+use crate::rendezvous::{AgreementError, Joined, PublicKey, Refusal, SessionError};
 use crate::sys::{CallFailed, DialError, GuardError, RouteError};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,6 +69,12 @@ pub enum MeetError {
     /// Somebody answered who does not hold the key.
     #[error("whoever answered does not hold the key")]
     Stranger,
+    /// The caller is none of those who may call.
+    #[error("a stranger called: {0}")]
+    NotAllowed(PublicKey),
+    /// We are none of those who may call.
+    #[error("the other side does not let this key in")]
+    NotLetIn,
     /// A system call failed.
     #[error(transparent)]
     Call(#[from] CallFailed),
@@ -78,7 +84,7 @@ pub enum MeetError {
 }
 
 impl MeetError {
-    pub(super) fn of_dial(local: SocketAddr, error: DialError) -> Self {
+    pub(in crate::engine) fn of_dial(local: SocketAddr, error: DialError) -> Self {
         match error {
             DialError::Local(error) => Self::Local(error),
             DialError::StillClosing(_) => Self::Local(GuardError::PortInUse(local.port())),
@@ -103,6 +109,10 @@ impl MeetError {
             Self::NoClock => "use a server of the same version: tcp-punch serve",
             Self::Hopeless(error) => return error.advice(),
             Self::Failed(joined) => return joined.advice.clone(),
+            Self::NotAllowed(key) => return format!("to let it in, add a line there: NAME {key}"),
+            Self::NotLetIn => {
+                "add it to the peers file there: NAME and what tcp-punch key prints here"
+            }
             Self::Stranger => "somebody is in between: use another network or a fresh code",
             Self::Call(failed) => return failed.advice(),
             Self::Interrupted => "run it again on both sides",

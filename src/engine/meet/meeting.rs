@@ -9,8 +9,8 @@ use super::{Meet, MeetError, MeetFailure, Met, Step};
 use crate::engine::{Connection, PunchError};
 use crate::nat::PortModel;
 use crate::rendezvous::{
-    self, Account, Agreement, Candidate, CandidateKind, ClockEstimate, Event, Joined, Pair, Role,
-    Seen, Told, joined,
+    self, Account, Agreement, Candidate, CandidateKind, ClockEstimate, Event, Joined, Pair,
+    PublicKey, Role, Seen, Session, Told, joined,
 };
 use crate::sys::{clock, global_ipv6, wait_readable, wait_writable};
 use crate::wire::WallTime;
@@ -23,6 +23,8 @@ const TELLING: Duration = Duration::from_secs(8);
 /// The peer's account of a failed attempt comes in this time after ours; its attempts end when ours
 /// do.
 const ACCOUNTING: Duration = Duration::from_secs(2);
+/// A stranger that is turned away hears of it in this time.
+const PARTING: Duration = Duration::from_secs(1);
 /// Nothing else happens: look around this often.
 const IDLE: Duration = Duration::from_secs(1);
 /// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch takes
@@ -38,6 +40,7 @@ pub(super) struct Meeting {
     began: WallTime,
     around: Surroundings,
     keyed_at: Option<WallTime>,
+    peer: Option<PublicKey>,
     ours: Option<rendezvous::Report>,
     theirs: Option<rendezvous::Report>,
     account: Option<Account>,
@@ -58,6 +61,7 @@ impl Meeting {
             began: clock::now(),
             around,
             keyed_at: None,
+            peer: None,
             ours: None,
             theirs: None,
             account: None,
@@ -109,11 +113,13 @@ impl Meeting {
                 Event::Keyed => {
                     let now = clock::now();
                     self.keyed_at = Some(now);
+                    self.look_who_is_there()?;
                     self.around.refresh(now)?;
-                    progress(Step::Met);
+                    progress(Step::Met(self.peer));
                 }
                 Event::Told(Told::Report(report)) => self.theirs = Some(*report),
                 Event::Told(Told::Account(account)) => self.account = Some(account),
+                Event::Told(Told::NotLetIn) => return Err(MeetError::NotLetIn),
                 // Who has its connection leaves.
                 Event::Left if self.attempts.is_some() || self.failed_at.is_some() => {
                     self.line = None;
@@ -122,6 +128,30 @@ impl Meeting {
             }
         }
         Ok(())
+    }
+
+    /// Turns strangers away: they hear that, and nothing else of ours.
+    fn look_who_is_there(&mut self) -> Result<(), MeetError> {
+        let Some(line) = &mut self.line else { return Ok(()) };
+        self.peer = line.session().and_then(|session| session.secrets()?.peer());
+        let (Some(key), Some(allowed)) = (self.peer, &self.meet.allowed) else { return Ok(()) };
+        if allowed.contains(&key) {
+            return Ok(());
+        }
+        if let Some(session) = line.session() {
+            session.tell(&Told::NotLetIn)?;
+        }
+        // To close the line while something comes in would cut off what we say.
+        let until = clock::now().after(PARTING);
+        let mut left = false;
+        while !left && clock::now() < until && line.proceed().is_ok() {
+            while let Some(event) = line.session().and_then(Session::poll) {
+                left |= event == Event::Left;
+            }
+            let interrupt = self.meet.interrupt.as_ref().map(AsFd::as_fd);
+            left |= wait_readable(&[line.as_fd()], interrupt, clock::now().until(until))?;
+        }
+        Err(MeetError::NotAllowed(key))
     }
 
     /// Tells the peer what it has to know, as soon as we know it ourselves.
@@ -212,7 +242,7 @@ impl Meeting {
         drop(self.attempts.take());
         let ways = self.ways(Some(nth));
         let clock = self.clock.ok_or(MeetError::NoClock)?;
-        Ok(Met { connection: *connection, ways, clock })
+        Ok(Met { connection: *connection, peer: self.peer, ways, clock })
     }
 
     fn ways(&self, chosen: Option<usize>) -> Vec<Way> {
