@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -480,6 +481,8 @@ fn who_asks_much_before_it_reads_gets_every_answer() {
     let server = Server::start(&["--quota", "requests=100000000"]);
     let mut client = server.connect(0);
     client.binding();
+    // So that no more than a part of the answers is on its way.
+    setsockopt(&client.stream, sockopt::RcvBuf, &4096).unwrap();
     let id = TransactionId::new([1; 12]);
     let request = binding_request(id);
     client.stream.write_all(&request).unwrap();
