@@ -477,7 +477,7 @@ fn who_reads_nothing_is_heard_no_more_and_others_are() {
 /// More answers than any buffer holds: the server stops to read, and goes on when the client does.
 #[test]
 fn who_asks_much_before_it_reads_gets_every_answer() {
-    const REQUESTS: usize = 200_000;
+    const REQUESTS: usize = 700_000;
     let server = Server::start(&["--quota", "requests=100000000"]);
     let mut client = server.connect(0);
     client.binding();
