@@ -168,9 +168,8 @@ impl Discovery {
         }
 
         let samples = self.survey(local_ip, welcome.as_ref().and_then(|it| it.other_port))?;
-        let external = samples.first().map(|sample| sample.external.ip());
         warnings.extend(contradiction(&samples, welcome.as_ref().map(|it| (target, it.observed))));
-        trials.run(external, waiting)?;
+        trials.run(&samples, waiting)?;
 
         let [from_other_port, from_other_address, crossed] = trials.probes();
         let evidence = Evidence {
