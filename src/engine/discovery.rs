@@ -213,7 +213,7 @@ impl Discovery {
             None => free_port(local_ip).ok_or(SurveyError::NoSource)?,
         };
         let most = 4 + self.stun.len().saturating_sub(1);
-        let survey = Survey::new(servers, port).local_ip(local_ip).neighbours(2).privileged(2);
+        let survey = Survey::new(servers, port).local_ip(local_ip).neighbours(4).privileged(2);
         Ok(survey.mappings_per_source(most).timeout(self.timeout).run()?)
     }
 }
