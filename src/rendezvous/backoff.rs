@@ -48,7 +48,7 @@ mod tests {
     fn success_begins_anew() {
         let mut backoff = Backoff::default();
         for _ in 0..5 {
-            let _ = backoff.next(0);
+            backoff.next(0);
         }
         backoff.reset();
         assert_eq!(backoff.next(u32::MAX), LEAST);
