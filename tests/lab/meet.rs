@@ -1,7 +1,5 @@
 //! Two people, one code, and a server that neither of them trusts.
 
-use std::thread;
-
 use nix::sys::signal::Signal;
 
 use crate::network::Host;
@@ -99,9 +97,12 @@ fn a_router_that_maps_a_port_when_asked_saves_the_punch() {
     let _server = Server::start(&pair.network.server());
     let report = tempfile::NamedTempFile::new().expect("a file");
     let a = meet(&pair.a, &["--report", &report.path().to_string_lossy()]);
-    // The mapping is there when the code is read out.
     let code = code(&a);
-    thread::sleep(std::time::Duration::from_millis(300));
+    // People need longer than the router to get that far.
+    eventually("the router maps a port", || {
+        let rules = pair.network.router_a().command("iptables").args(["-t", "nat", "-S"]).output();
+        String::from_utf8_lossy(&rules.expect("iptables runs").stdout).contains("to-destination")
+    });
     let b = meet(&pair.b, &[&code]);
     let (a, _) = talk(a, b);
     assert!(a.stderr.contains("by port mapping"), "{}", a.stderr);

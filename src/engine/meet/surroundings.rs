@@ -189,7 +189,7 @@ impl Surroundings {
         if !matches!(self.local_ip, IpAddr::V4(ip) if ip.is_private()) {
             return;
         }
-        match PortMapping::request_in_background(MapRequest::new(self.door())) {
+        match PortMapping::request_in_background(MapRequest::new(self.door()).patience(PATIENCE)) {
             Ok(pending) => self.pending = Some(pending),
             Err(error) => tracing::debug!("no port mapping: {error}"),
         }
