@@ -183,7 +183,7 @@ pub(super) fn status(error: &MeetError) -> Status {
         MeetError::Failed(_) => Status::TimedOut,
         MeetError::Local(_) => Status::Usage,
         MeetError::Call(failed) if failed.is_permission() => Status::Privilege,
-        MeetError::Call(_) | MeetError::Interrupted => Status::Internal,
+        MeetError::Call(_) | MeetError::ClockSet(_) | MeetError::Interrupted => Status::Internal,
         MeetError::Route(_)
         | MeetError::NobodyListens(_)
         | MeetError::Silent { .. }

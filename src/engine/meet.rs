@@ -7,6 +7,7 @@ mod line;
 mod meeting;
 mod proof;
 mod surroundings;
+mod wall;
 mod ways;
 
 pub use error::{MeetError, MeetFailure};

@@ -6,7 +6,7 @@ use super::{
     Frames, Identity, NotTold, Place, PublicKey, Refusal, Request, Secrets, Taken, Ticket, Told,
     frame, greeting,
 };
-use crate::wire::WallTime;
+use crate::wire::{Nonsense, WallTime};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,6 +18,16 @@ const GAP: Duration = Duration::from_millis(1);
 /// Between two bursts while the peer is awaited. It keeps routers' entries alive, too: RFC 5382
 /// REQ-5 allows none to forget an idle connection in two hours, but many do in minutes.
 const REPEAT: Duration = Duration::from_secs(20);
+/// A question without an answer is asked again after this time,
+const AGAIN: Duration = Duration::from_secs(1);
+/// and so many times in all: then the server has gone. Counted, not measured, so that a clock
+/// that is set takes one question's patience at most. Some repetitions of a lost segment fit, which
+/// the kernel sends after 0.2, 0.6, 1.4 and 3 s.
+const QUESTIONS: u32 = 5;
+/// A peer that met us and lets us speak first answers with its opening in this time.
+const OPENING: Duration = Duration::from_secs(8);
+/// A server has one other address, with two ports.
+const OTHERS: usize = 2;
 
 /// What brings us to the server.
 #[derive(Debug)]
@@ -66,6 +76,20 @@ pub enum SessionError {
     /// It said something out of turn.
     #[error("the server speaks out of turn")]
     OutOfTurn,
+    /// It told an address that nobody has.
+    #[error("the server says that this host appears as {observed}, which {why}")]
+    Observed {
+        /// The address.
+        observed: SocketAddr,
+        /// What is wrong with it.
+        why: Nonsense,
+    },
+    /// It answers nothing any more.
+    #[error("the server has not answered for {0:?}")]
+    Silent(Duration),
+    /// The peer came and did not begin the key exchange.
+    #[error("the peer came, and said nothing within {0:?}")]
+    PeerSilent(Duration),
     /// The key exchange failed.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
@@ -93,9 +117,15 @@ pub struct Session {
     /// By a code, not by key pairs.
     by_code: bool,
     clock: ClockFilter,
-    /// Exchanges left of this burst, and when the next one is due.
+    /// Exchanges left of this burst.
     burst: u32,
-    due: Option<WallTime>,
+    /// Bursts and questions that have ended without an answer to anything.
+    unanswered: u32,
+    /// When the next exchange is due, or the answer to the last one.
+    due: WallTime,
+    welcomed: bool,
+    /// The peer's opening has to come until then.
+    opening_due: Option<WallTime>,
     events: VecDeque<Event>,
 }
 
@@ -115,7 +145,10 @@ impl Session {
             by_code: false,
             clock: ClockFilter::default(),
             burst: BURST,
-            due: Some(now),
+            unanswered: 0,
+            due: now,
+            welcomed: false,
+            opening_due: None,
             events: VecDeque::new(),
         };
         match purpose {
@@ -152,29 +185,60 @@ impl Session {
         Ok(())
     }
 
+    /// Takes in that it is `now`, after all that had come in by then.
+    ///
+    /// # Errors
+    /// [`SessionError::Silent`], [`SessionError::PeerSilent`]; the session is over then.
+    pub fn handle_timeout(&mut self, now: WallTime) -> Result<(), SessionError> {
+        if self.opening_due.is_some_and(|due| due <= now) {
+            return Err(SessionError::PeerSilent(OPENING));
+        }
+        // Further ahead than anything is ever put: the clock was set back.
+        if now.until(self.due) > REPEAT {
+            self.due = now;
+        }
+        if self.burst > 0 || self.due > now {
+            return Ok(());
+        }
+        match self.unanswered {
+            0 => self.burst = BURST,
+            QUESTIONS.. => return Err(SessionError::Silent(AGAIN * QUESTIONS)),
+            _ => self.burst = 1,
+        }
+        Ok(())
+    }
+
     /// Bytes for the server, which leave at `now`: a clock's question is stamped with it.
     pub fn output(&mut self, now: WallTime) -> Vec<u8> {
-        if self.due.is_some_and(|due| due <= now) {
+        if self.burst > 0 && self.due <= now {
             // Cannot fail: the message is short.
             let _ = self.request(&Request::Clock { sent_ns: now.unix_ns() });
-            self.burst = self.burst.saturating_sub(1);
-            self.due = Some(now.after(if self.burst > 0 { GAP } else { REPEAT }));
+            self.burst -= 1;
+            self.due = now.after(GAP);
             if self.burst == 0 {
-                self.burst = BURST;
+                self.unanswered += 1;
+                self.due = now.after(AGAIN);
             }
         }
         std::mem::take(&mut self.outgoing)
     }
 
-    /// When [`Session::output`] has something, if nothing happens before.
-    pub fn poll_timeout(&self) -> Option<WallTime> {
-        self.due
+    /// When [`Session::handle_timeout`] and [`Session::output`] have something to do, if nothing
+    /// happens before.
+    pub fn poll_timeout(&self) -> WallTime {
+        self.opening_due.map_or(self.due, |due| due.min(self.due))
     }
 
     /// Asks the server for its clock some times from `now` on.
     pub fn ask_clock(&mut self, now: WallTime) {
         self.burst = BURST;
-        self.due = Some(now);
+        self.due = now;
+    }
+
+    /// This clock was set, as its owner knows: all that is known of the server's is asked anew.
+    pub fn reset_clock(&mut self, now: WallTime) {
+        self.clock.clear();
+        self.ask_clock(now);
     }
 
     /// How this clock stands to the server's.
@@ -206,10 +270,15 @@ impl Session {
     /// Takes in what the server sent and this host read at `now`.
     ///
     /// # Errors
-    /// [`SessionError`]; the session is over then.
+    /// [`SessionError`]; the session is over then. What [`Session::output`] still has is for the
+    /// peer to learn it.
     pub fn handle(&mut self, bytes: &[u8], now: WallTime) -> Result<(), SessionError> {
         self.frames.extend(bytes);
         while let Some(answer) = self.frames.take::<Answer>()? {
+            self.unanswered = 0;
+            if self.burst == 0 {
+                self.due = now.after(REPEAT);
+            }
             self.handle_answer(answer, now)?;
         }
         Ok(())
@@ -217,7 +286,14 @@ impl Session {
 
     fn handle_answer(&mut self, answer: Answer, now: WallTime) -> Result<(), SessionError> {
         match answer {
-            Answer::Welcome { observed, other_port, other_address } => {
+            // Whoever is told of addresses connects to them: once is enough.
+            Answer::Welcome { .. } if self.welcomed => return Err(SessionError::OutOfTurn),
+            Answer::Welcome { observed, other_port, mut other_address } => {
+                self.welcomed = true;
+                if let Some(why) = Nonsense::of(observed, observed) {
+                    return Err(SessionError::Observed { observed, why });
+                }
+                other_address.truncate(OTHERS);
                 self.events.push_back(Event::Welcome { observed, other_port, other_address });
             }
             Answer::Clock(times) => {
@@ -233,19 +309,21 @@ impl Session {
                 self.join_by(&code)?;
                 self.events.push_back(Event::Coded(code));
             }
-            // The other end has to hear us before it can answer.
-            Answer::Met { opening } if opening.is_empty() => {}
+            // The other end has to hear us before it can answer; with a code neither has.
+            Answer::Met { opening } if opening.is_empty() && !self.by_code => {
+                self.opening_due = Some(now.after(OPENING));
+            }
             Answer::Met { opening } => self.handle_opening(&opening, now)?,
             Answer::Relayed(opening) if self.exchange.is_some() => {
                 self.handle_opening(&opening, now)?;
             }
             Answer::Relayed(sealed) => {
                 let secrets = self.secrets.as_mut().ok_or(SessionError::OutOfTurn)?;
-                let plain = secrets.open(&sealed).map_err(|_| match self.by_code {
-                    true => SessionError::WrongCode,
-                    false => SessionError::Altered,
-                })?;
-                self.events.push_back(Event::Told(Told::from_bytes(&plain)?));
+                let Ok(plain) = secrets.open(&sealed) else { return Err(self.not_sealed()) };
+                match Told::from_bytes(&plain)? {
+                    Told::NotLetIn if self.by_code => return Err(SessionError::WrongCode),
+                    told => self.events.push_back(Event::Told(told)),
+                }
             }
             Answer::Left => self.events.push_back(Event::Left),
             Answer::Refused(refusal) => return Err(refusal.into()),
@@ -257,9 +335,22 @@ impl Session {
         Ok(())
     }
 
+    /// What does not open was sealed by who has another code, or altered. With codes the peer finds
+    /// the same in our last word, which is sent when nothing else of ours may have been.
+    fn not_sealed(&mut self) -> SessionError {
+        if !self.by_code {
+            return SessionError::Altered;
+        }
+        match self.tell(&Told::NotLetIn) {
+            Ok(()) => SessionError::WrongCode,
+            Err(error) => error,
+        }
+    }
+
     fn handle_opening(&mut self, opening: &[u8], now: WallTime) -> Result<(), SessionError> {
         let exchange = self.exchange.take().ok_or(SessionError::OutOfTurn)?;
         let (ours, secrets) = exchange.complete(opening)?;
+        self.opening_due = None;
         // Who takes a call can only now make its own.
         if let Some(ours) = ours {
             self.request(&Request::Relay(ours))?;
@@ -270,3 +361,6 @@ impl Session {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,9 @@ pub enum MeetError {
     /// We are none of those who may call.
     #[error("the other side does not let this key in")]
     NotLetIn,
+    /// This host's clock was set between agreement and connection, or the host slept.
+    #[error("this host's clock was set by {0:.1?} in the middle of the punch, or it slept")]
+    ClockSet(Duration),
     /// A system call failed.
     #[error(transparent)]
     Call(#[from] CallFailed),
@@ -92,6 +95,17 @@ impl MeetError {
         }
     }
 
+    /// Whether the server is gone, which says nothing against what it had brought.
+    pub(super) fn is_loss(&self) -> bool {
+        match self {
+            Self::Session(error) => {
+                matches!(error, SessionError::Refused(_) | SessionError::Silent(_))
+            }
+            Self::Silent { .. } | Self::Closed(_) | Self::Call(_) => true,
+            _ => false,
+        }
+    }
+
     /// What to do about it, one line without its full stop.
     pub fn advice(&self) -> String {
         match self {
@@ -106,6 +120,7 @@ impl MeetError {
                 "give one of both the other's IP version, or use a network that has it"
             }
             Self::Agreement(_) => "start both again",
+            Self::ClockSet(_) => "start both again",
             Self::NoClock => "use a server of the same version: tcp-punch serve",
             Self::Hopeless(error) => return error.advice(),
             Self::Failed(joined) => return joined.advice.clone(),
@@ -136,6 +151,11 @@ fn advice(error: &SessionError) -> String {
         SessionError::WrongCode => {
             "compare the code letter by letter; a wrong guess spends it, so make a new one"
         }
+        SessionError::Silent(_) => {
+            "check that the server and the network in between are up, and make a new code"
+        }
+        SessionError::PeerSilent(_) => "see what it said there, and start both again",
+        SessionError::Observed { .. } => "use another server: this one tells nonsense",
         SessionError::Altered => "use another server: this one changes what it relays",
         SessionError::Frame(_) | SessionError::OutOfTurn => {
             "check --server: something else may listen there, or another version"

@@ -9,6 +9,9 @@ use nix::errno::Errno;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// Of 4 KiB each, read in a row: a server that sends without end does not keep us from all else.
+const PIECES: usize = 16;
+
 /// A session and the socket that carries it.
 pub(super) struct Line {
     stream: Stream,
@@ -41,7 +44,7 @@ impl Line {
     pub(super) fn poll_timeout(&self) -> Option<WallTime> {
         match &self.session {
             None => Some(clock::now().after(self.stream.until_given_up())),
-            Some(session) => session.poll_timeout(),
+            Some(session) => Some(session.poll_timeout()),
         }
     }
 
@@ -59,9 +62,15 @@ impl Line {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let mut piece = [0; 4096];
-        while let Some(length) = self.stream.read(&mut piece)? {
-            session.handle(&piece[..length], clock::now())?;
+        for _ in 0..PIECES {
+            let Some(length) = self.stream.read(&mut piece)? else { break };
+            if let Err(error) = session.handle(&piece[..length], clock::now()) {
+                // It need not arrive: the session is over either way.
+                let _ = self.stream.send(session.output(clock::now()));
+                return Err(error.into());
+            }
         }
+        session.handle_timeout(clock::now())?;
         self.stream.send(session.output(clock::now()))
     }
 }

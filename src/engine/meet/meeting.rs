@@ -4,6 +4,7 @@ use super::attempts::{Attempts, Fault, News};
 use super::line::Line;
 use super::proof::{Proofs, Unproven};
 use super::surroundings::Surroundings;
+use super::wall::Wall;
 use super::ways;
 use super::{Meet, MeetError, MeetFailure, Met, Step};
 use crate::engine::{Connection, PunchError, Way};
@@ -16,7 +17,7 @@ use crate::sys::{clock, global_ipv6, wait_readable, wait_writable};
 use crate::wire::WallTime;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A peer that has met us tells its report in this time: a survey takes two seconds at most.
 const TELLING: Duration = Duration::from_secs(8);
@@ -39,6 +40,7 @@ pub(super) struct Meeting {
     /// `None` once it is lost and no longer needed.
     line: Option<Line>,
     began: WallTime,
+    wall: Wall,
     around: Surroundings,
     keyed_at: Option<WallTime>,
     peer: Option<PublicKey>,
@@ -60,6 +62,7 @@ impl Meeting {
             local: line.local()?,
             line: Some(line),
             began: clock::now(),
+            wall: Wall::new(clock::now(), Instant::now()),
             around,
             keyed_at: None,
             peer: None,
@@ -77,9 +80,11 @@ impl Meeting {
     pub(super) fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         loop {
             self.around.proceed();
-            self.proceed_line(progress)?;
+            self.look_at_the_clock()?;
+            let lost = self.proceed_line(progress)?;
             self.tell_report()?;
             self.begin(progress)?;
+            self.lose_line(lost)?;
             if let Some((nth, connection)) = self.hear_attempts(progress) {
                 return self.succeed(nth, connection);
             }
@@ -92,17 +97,37 @@ impl Meeting {
         }
     }
 
-    fn proceed_line(&mut self, progress: &mut dyn FnMut(Step)) -> Result<(), MeetError> {
-        let Some(line) = &mut self.line else { return Ok(()) };
-        if let Err(error) = line.proceed() {
-            if self.attempts.is_none() && self.failed_at.is_none() {
-                return Err(error);
-            }
-            // The punch needs it no more.
-            tracing::debug!("{error}");
-            self.line = None;
-            return Ok(());
+    /// What a clock that was set undoes: before the punch everything is measured anew, in its
+    /// middle the agreed instant means nothing any more.
+    fn look_at_the_clock(&mut self) -> Result<(), MeetError> {
+        let Some(step) = self.wall.step(clock::now(), Instant::now()) else { return Ok(()) };
+        if self.attempts.is_some() {
+            return Err(MeetError::ClockSet(step.size()));
         }
+        tracing::warn!("this host's clock was set by {:.1?}, or it slept", step.size());
+        for at in [&mut self.keyed_at, &mut self.failed_at] {
+            *at = at.map(|at| step.moved(at));
+        }
+        if let Some(session) = self.line.as_mut().and_then(Line::session) {
+            session.reset_clock(clock::now());
+        }
+        Ok(())
+    }
+
+    /// Hears what came from the server. Returns why nothing more will.
+    fn proceed_line(
+        &mut self,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Option<MeetError>, MeetError> {
+        let Some(line) = &mut self.line else { return Ok(None) };
+        let lost = match line.proceed() {
+            Ok(()) => None,
+            // The punch needs it no more.
+            Err(error) if self.attempts.is_some() || self.failed_at.is_some() => Some(error),
+            // What came before it may be all that is needed.
+            Err(error) if error.is_loss() => Some(error),
+            Err(error) => return Err(error),
+        };
         while let Some(event) = self.line.as_mut().and_then(Line::session).and_then(|it| it.poll())
         {
             match event {
@@ -128,6 +153,17 @@ impl Meeting {
                 Event::Left => return Err(MeetError::PeerLeft),
             }
         }
+        Ok(lost)
+    }
+
+    /// Goes on without the server, once both ends know all they need.
+    fn lose_line(&mut self, lost: Option<MeetError>) -> Result<(), MeetError> {
+        let Some(error) = lost else { return Ok(()) };
+        if self.attempts.is_none() && self.failed_at.is_none() {
+            return Err(error);
+        }
+        tracing::debug!("{error}");
+        self.line = None;
         Ok(())
     }
 

@@ -1,0 +1,639 @@
+//! Sessions and the server's states under one virtual clock, whatever is in between.
+
+use super::*;
+use crate::rendezvous::server::{Addresses, ConnectionId, Limits, Output, Said, Server, Stream};
+use crate::rendezvous::{Account, ClockTimes, MAX_FRAME, Report, Role};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// To the server, or back.
+const WAY: Duration = Duration::from_millis(10);
+/// The server's clock is ahead of the clients' by this.
+const AHEAD_NS: i64 = 500_000_000;
+
+struct Client {
+    session: Session,
+    id: ConnectionId,
+    said: Stream,
+    events: Vec<Event>,
+    /// Why it has ended.
+    over: Option<SessionError>,
+}
+
+impl Client {
+    fn told(&self) -> Vec<&Told> {
+        let told = |event| if let &Event::Told(ref told) = event { Some(told) } else { None };
+        self.events.iter().filter_map(told).collect()
+    }
+
+    fn code(&self) -> Code {
+        let code = |event: &Event| if let Event::Coded(code) = event { Some(code.clone()) } else { None };
+        self.events.iter().find_map(code).expect("it has a code")
+    }
+}
+
+#[derive(Debug)]
+enum Parcel {
+    ToServer(Vec<u8>),
+    Gone,
+    ToClient(Vec<u8>),
+}
+
+type Tamper = Box<dyn FnMut(usize, Answer) -> Vec<Answer>>;
+
+/// A server, its clients and the parcels on their way.
+struct World {
+    server: Server,
+    clients: Vec<Client>,
+    start: WallTime,
+    now: WallTime,
+    parcels: BTreeMap<(WallTime, u64), (usize, Parcel)>,
+    posted: u64,
+    /// What becomes of answers before they leave.
+    tamper: Tamper,
+}
+
+impl World {
+    fn new() -> Self {
+        let addresses = Addresses { ports: [3478, 3479], main: None, others: Vec::new() };
+        let start = WallTime::from_unix_ns(1_790_000_000_000_000_000);
+        Self {
+            server: Server::new(addresses, Limits::default(), [7; 32]),
+            clients: Vec::new(),
+            start,
+            now: start,
+            parcels: BTreeMap::new(),
+            posted: 0,
+            tamper: Box::new(|_, answer| vec![answer]),
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        self.start.until(self.now)
+    }
+
+    fn connect(&mut self) -> ConnectionId {
+        let remote = SocketAddr::from(([198, 51, 100, 1], 40_000 + self.clients.len() as u16));
+        let local = SocketAddr::from(([192, 0, 2, 254], 3478));
+        self.server.connect(remote, local, self.uptime()).unwrap()
+    }
+
+    fn client(&mut self, purpose: Purpose) -> usize {
+        let id = self.connect();
+        let random = [self.clients.len() as u8 + 1; 32];
+        let session = Session::new(purpose, random, self.now).unwrap();
+        let said = Stream::default();
+        self.clients.push(Client { session, id, said, events: Vec::new(), over: None });
+        self.clients.len() - 1
+    }
+
+    fn post(&mut self, client: usize, parcel: Parcel) {
+        self.posted += 1;
+        self.parcels.insert((self.now.after(WAY), self.posted), (client, parcel));
+    }
+
+    /// Lets each client do what it has to do now.
+    fn proceed(&mut self) {
+        for nth in 0..self.clients.len() {
+            let client = &mut self.clients[nth];
+            if client.over.is_some() {
+                continue;
+            }
+            if let Err(error) = client.session.handle_timeout(self.now) {
+                client.over = Some(error);
+            }
+            self.send(nth);
+        }
+    }
+
+    fn send(&mut self, nth: usize) {
+        let client = &mut self.clients[nth];
+        client.events.extend(std::iter::from_fn(|| client.session.poll()));
+        let bytes = client.session.output(self.now);
+        let over = client.over.is_some();
+        if !bytes.is_empty() {
+            self.post(nth, Parcel::ToServer(bytes));
+        }
+        if over {
+            self.post(nth, Parcel::Gone);
+        }
+    }
+
+    fn deliver(&mut self, nth: usize, parcel: Parcel) {
+        let uptime = self.uptime();
+        let client = &mut self.clients[nth];
+        match parcel {
+            Parcel::ToServer(bytes) => {
+                client.said.extend(&bytes);
+                while let Ok(Some(said)) = self.clients[nth].said.take() {
+                    let id = self.clients[nth].id;
+                    match said {
+                        Said::Greeting => self.server.greet(id, uptime),
+                        Said::Request(request) => self.server.handle(id, request, uptime),
+                        Said::Stun(_) => unreachable!("no client here speaks STUN"),
+                    }
+                }
+                self.answer();
+            }
+            Parcel::Gone => {
+                self.server.disconnect(client.id, uptime);
+                self.answer();
+            }
+            Parcel::ToClient(bytes) if client.over.is_none() => {
+                if let Err(error) = client.session.handle(&bytes, self.now) {
+                    client.over = Some(error);
+                }
+                self.send(nth);
+            }
+            Parcel::ToClient(_) => {}
+        }
+    }
+
+    /// Sends what the server answers.
+    fn answer(&mut self) {
+        while let Some(output) = self.server.poll() {
+            let ns = self.now.unix_ns() + AHEAD_NS;
+            let (to, answer) = match output {
+                Output::Answer { to, answer } => (to, answer),
+                Output::Clock { to, sent_ns } => {
+                    let times = ClockTimes { sent_ns, received_ns: ns, answered_ns: ns };
+                    (to, Answer::Clock(times))
+                }
+                Output::Close(_) | Output::Probe { .. } => continue,
+            };
+            let Some(nth) = self.clients.iter().position(|it| it.id == to) else { continue };
+            for answer in (self.tamper)(nth, answer) {
+                self.post(nth, Parcel::ToClient(frame(&answer).unwrap()));
+            }
+        }
+    }
+
+    /// Lets so much time pass.
+    fn pass(&mut self, span: Duration) {
+        let until = self.now.after(span);
+        loop {
+            self.proceed();
+            let alive = self.clients.iter().filter(|it| it.over.is_none());
+            let due = alive.map(|it| it.session.poll_timeout());
+            let arrives = self.parcels.keys().next().map(|(at, _)| *at);
+            let Some(next) = due.chain(arrives).min().filter(|next| *next <= until) else { break };
+            self.now = self.now.max(next);
+            while let Some(first) = self.parcels.first_entry().filter(|it| it.key().0 <= self.now) {
+                let (nth, parcel) = first.remove();
+                self.deliver(nth, parcel);
+            }
+            self.server.handle_timeout(self.uptime());
+            self.answer();
+        }
+        self.now = until;
+    }
+
+    /// The program there ends.
+    fn leave(&mut self, client: usize) {
+        self.clients[client].over = Some(SessionError::OutOfTurn);
+        self.post(client, Parcel::Gone);
+    }
+
+    fn tell(&mut self, client: usize, told: &Told) {
+        self.clients[client].session.tell(told).unwrap();
+    }
+
+    fn over(&self, client: usize) -> String {
+        self.clients[client].over.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+fn account() -> Told {
+    Told::Account(Account::default())
+}
+
+fn report(session: &Session, now: WallTime) -> Told {
+    let estimate = session.clock(now).expect("the clock is known");
+    Told::Report(Box::new(Report::new(&estimate, now, Duration::ZERO)))
+}
+
+/// The code of `code`, with another second word.
+fn misheard(code: &Code) -> Code {
+    let text = code.to_string();
+    let (kept, last) = text.rsplit_once('-').unwrap();
+    let other = if last == "umbrella" { "zodiac" } else { "umbrella" };
+    format!("{kept}-{other}").parse().unwrap()
+}
+
+/// Two who have a code in common.
+fn keyed() -> World {
+    let mut world = World::new();
+    let a = world.client(Purpose::NewCode([3; 32]));
+    world.pass(SECOND);
+    let code = world.clients[a].code();
+    world.client(Purpose::Code(code));
+    world.pass(SECOND);
+    for client in &world.clients {
+        assert!(client.events.contains(&Event::Keyed), "{:?}", client.events);
+    }
+    world
+}
+
+fn same_secrets(world: &World) -> bool {
+    let [a, b] = [0, 1].map(|nth| world.clients[nth].session.secrets().unwrap());
+    a.role() != b.role()
+        && a.proof(Role::Controlling, b"test") == b.proof(Role::Controlling, b"test")
+}
+
+#[test]
+fn two_with_one_code_tell_each_other() {
+    let mut world = keyed();
+    assert!(same_secrets(&world));
+    let told = [0, 1].map(|nth| {
+        let told = report(&world.clients[nth].session, world.now);
+        world.tell(nth, &told);
+        told
+    });
+    world.pass(2 * WAY);
+    assert_eq!(world.clients[0].told(), [&told[1]]);
+    assert_eq!(world.clients[1].told(), [&told[0]]);
+}
+
+/// Who comes second has the peer's opening after two ways, and can tell in the same moment.
+#[test]
+fn the_second_has_keys_and_clock_after_one_round_trip() {
+    let mut world = World::new();
+    let a = world.client(Purpose::NewCode([3; 32]));
+    world.pass(SECOND);
+    let b = world.client(Purpose::Code(world.clients[a].code()));
+    world.pass(2 * WAY);
+    assert!(world.clients[b].events.contains(&Event::Keyed));
+    let estimate = world.clients[b].session.clock(world.now).unwrap();
+    assert_eq!(estimate.round_trip, 2 * WAY);
+    assert!((estimate.offset_ns - AHEAD_NS).unsigned_abs() <= estimate.bound.as_nanos() as u64);
+    assert!((estimate.offset_ns - AHEAD_NS).unsigned_abs() < 10_000, "{estimate:?}");
+}
+
+#[test]
+fn a_call_is_taken() {
+    let mut world = World::new();
+    let [home, laptop] = [[1; 32], [2; 32]].map(Identity::generate);
+    let listener = world.connect();
+    let answers = |world: &mut World, request| {
+        world.server.handle(listener, request, Duration::ZERO);
+        std::iter::from_fn(|| world.server.poll()).last()
+    };
+    world.server.greet(listener, Duration::ZERO);
+    let asked = answers(&mut world, Request::Listen(home.public()));
+    let Some(Output::Answer { answer: Answer::Challenge(challenge), .. }) = asked else {
+        panic!("{asked:?}")
+    };
+    answers(&mut world, Request::Prove(home.prove(challenge)));
+    let caller = world.client(Purpose::Call(laptop.clone(), home.public()));
+    // Its ticket does not go to a client of the world's: it is taken off the wire.
+    let mut ticket = None;
+    world.proceed();
+    world.now = world.now.after(WAY);
+    let (_, (_, parcel)) = world.parcels.pop_first().unwrap();
+    let Parcel::ToServer(bytes) = parcel else { panic!("{parcel:?}") };
+    world.clients[caller].said.extend(&bytes);
+    while let Ok(Some(said)) = world.clients[caller].said.take() {
+        let (id, uptime) = (world.clients[caller].id, world.uptime());
+        match said {
+            Said::Request(request) => world.server.handle(id, request, uptime),
+            _ => world.server.greet(id, uptime),
+        }
+    }
+    while let Some(output) = world.server.poll() {
+        if let Output::Answer { answer: Answer::Called(called), .. } = output {
+            ticket = Some(called);
+        }
+    }
+    let taker = world.client(Purpose::Take(home.clone(), ticket.unwrap()));
+    world.pass(SECOND);
+    assert!(same_secrets(&world), "{:?}", world.clients[taker].over);
+    let peer = |nth: usize| world.clients[nth].session.secrets().and_then(Secrets::peer);
+    assert_eq!((peer(caller), peer(taker)), (Some(home.public()), Some(laptop.public())));
+    world.tell(taker, &Told::NotLetIn);
+    world.pass(SECOND);
+    assert_eq!(world.clients[caller].told(), [&Told::NotLetIn]);
+}
+
+#[test]
+fn a_wrong_word_ends_both_and_spends_the_code() {
+    for (teller, hearer) in [(0, 1), (1, 0)] {
+        let mut world = World::new();
+        let a = world.client(Purpose::NewCode([3; 32]));
+        world.pass(SECOND);
+        let code = world.clients[a].code();
+        world.client(Purpose::Code(misheard(&code)));
+        world.pass(SECOND);
+        // The other one has nothing to tell yet, and hears of it all the same.
+        world.tell(teller, &account());
+        world.pass(SECOND);
+        for nth in [teller, hearer] {
+            let over = &world.clients[nth].over;
+            assert!(matches!(over, Some(SessionError::WrongCode)), "{nth}: {over:?}");
+            assert_eq!(world.clients[nth].told(), [&account(); 0]);
+        }
+        let third = world.client(Purpose::Code(code));
+        world.pass(SECOND);
+        assert_eq!(world.over(third), Refusal::Occupied.to_string());
+    }
+}
+
+#[test]
+fn both_may_join_by_a_number_that_nobody_gave_out() {
+    let mut world = World::new();
+    let code: Code = "4711-guitar-umbrella".parse().unwrap();
+    for _ in 0..2 {
+        world.client(Purpose::Code(code.clone()));
+        world.pass(SECOND);
+    }
+    assert!(same_secrets(&world));
+}
+
+#[test]
+fn a_server_that_sends_back_our_own_messages_learns_nothing() {
+    let mut world = World::new();
+    let a = world.client(Purpose::NewCode([3; 32]));
+    world.pass(SECOND);
+    let code = world.clients[a].code();
+    let ours = Exchange::by_code(&code, [2; 32]).opening().unwrap().to_vec();
+    let b = world.client(Purpose::Code(code));
+    world.tamper = Box::new(move |nth, answer| match answer {
+        Answer::Met { .. } if nth == b => vec![Answer::Met { opening: ours.clone() }],
+        answer => vec![answer],
+    });
+    world.pass(SECOND);
+    assert_eq!(world.over(b), ExchangeError::Reflected.to_string());
+
+    let mut world = keyed();
+    let secrets = world.clients[0].session.secrets.as_mut().unwrap();
+    let sealed = secrets.seal(&account().to_bytes().unwrap());
+    world.post(0, Parcel::ToClient(frame(&Answer::Relayed(sealed)).unwrap()));
+    world.pass(SECOND);
+    assert_eq!(world.over(0), SessionError::WrongCode.to_string());
+}
+
+#[test]
+fn what_is_repeated_or_altered_on_the_way_ends_the_session_at_both_ends() {
+    let alterations: [fn(Vec<u8>) -> Vec<Vec<u8>>; 4] = [
+        |sealed| vec![sealed.clone(), sealed],
+        |sealed| vec![sealed[..sealed.len() - 1].to_vec()],
+        |mut sealed| {
+            sealed[0] ^= 1;
+            vec![sealed]
+        },
+        |_| vec![Vec::new()],
+    ];
+    for alter in alterations {
+        let mut world = keyed();
+        world.tamper = Box::new(move |nth, answer| match answer {
+            Answer::Relayed(sealed) if nth == 1 => {
+                alter(sealed).into_iter().map(Answer::Relayed).collect()
+            }
+            answer => vec![answer],
+        });
+        world.tell(0, &account());
+        world.pass(SECOND);
+        assert_eq!(
+            [world.over(0), world.over(1)],
+            [(); 2].map(|()| SessionError::WrongCode.to_string())
+        );
+    }
+}
+
+#[test]
+fn who_leaves_is_missed() {
+    let mut world = keyed();
+    world.leave(1);
+    world.pass(SECOND);
+    assert_eq!(world.clients[0].events.last(), Some(&Event::Left));
+    assert_eq!(world.over(0), "", "it may have all it needs");
+}
+
+#[test]
+fn a_server_that_is_there_is_asked_now_and_then_and_no_more() {
+    let mut world = World::new();
+    let a = world.client(Purpose::NewCode([3; 32]));
+    world.pass(50 * 60 * SECOND);
+    assert_eq!(world.over(a), "");
+    let bursts = 50 * 60 / 20;
+    let posted = world.posted / 2 / u64::from(BURST);
+    assert!((bursts - 2..=bursts + 2).contains(&posted), "{posted} bursts");
+}
+
+#[test]
+fn a_server_that_is_silently_gone_is_missed_within_half_a_minute() {
+    for keyed_before in [false, true] {
+        let mut world = if keyed_before { keyed() } else { World::new() };
+        if !keyed_before {
+            world.client(Purpose::NewCode([3; 32]));
+            world.pass(SECOND);
+        }
+        world.tamper = Box::new(|_, _| Vec::new());
+        world.pass(REPEAT);
+        assert_eq!(world.over(0), "", "nobody has asked yet");
+        world.pass(6 * SECOND);
+        assert_eq!(world.over(0), "the server has not answered for 5s");
+    }
+}
+
+#[test]
+fn a_server_that_never_says_anything_is_given_up() {
+    let mut world = World::new();
+    world.tamper = Box::new(|_, _| Vec::new());
+    let a = world.client(Purpose::Code("7-guitar-umbrella".parse().unwrap()));
+    world.pass(4900 * MS);
+    assert_eq!(world.over(a), "");
+    world.pass(200 * MS);
+    assert_eq!(world.over(a), "the server has not answered for 5s");
+}
+
+/// A clock that jumps says nothing about the server.
+#[test]
+fn a_clock_that_is_set_does_not_make_a_server_silent() {
+    let now = WallTime::from_unix_ns(1_790_000_000_000_000_000);
+    let answer = |sent: WallTime| {
+        let ns = sent.unix_ns();
+        let times = ClockTimes { sent_ns: ns, received_ns: ns, answered_ns: ns };
+        frame(&Answer::Clock(times)).unwrap()
+    };
+    for hour in [now.after(3600 * SECOND), now.before(3600 * SECOND)] {
+        let mut session = Session::new(Purpose::NewCode([1; 32]), [2; 32], now).unwrap();
+        let mut asked = 0;
+        for at in [now, hour, hour.after(SECOND)] {
+            session.handle_timeout(at).unwrap();
+            asked += usize::from(!session.output(at).is_empty());
+        }
+        assert_eq!(asked, 3, "it goes on asking");
+        let at = hour.after(SECOND + MS);
+        session.handle(&answer(at), at).unwrap();
+        session.handle_timeout(at.after(2 * SECOND)).unwrap();
+        // What was measured before is not mixed with what is measured after.
+        session.reset_clock(at);
+        assert_eq!(session.clock(at), None);
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_begin_is_not_waited_for() {
+    // With a code both ends speak at once.
+    let mut world = World::new();
+    world.tamper = Box::new(|_, answer| match answer {
+        Answer::Met { .. } => vec![Answer::Met { opening: Vec::new() }],
+        answer => vec![answer],
+    });
+    for _ in 0..2 {
+        world.client(Purpose::Code("7-guitar-umbrella".parse().unwrap()));
+    }
+    world.pass(SECOND);
+    let opening = ExchangeError::Length { found: 0, expected: SPAKE2_OPENING };
+    assert_eq!(world.over(0), opening.to_string());
+
+    // Who is called speaks second.
+    let mut world = World::new();
+    let [home, laptop] = [[1; 32], [2; 32]].map(Identity::generate);
+    world.tamper = Box::new(|_, answer| match answer {
+        Answer::Refused(_) => vec![Answer::Met { opening: Vec::new() }],
+        answer => vec![answer],
+    });
+    let caller = world.client(Purpose::Call(laptop, home.public()));
+    world.pass(7 * SECOND);
+    assert_eq!(world.over(caller), "");
+    world.pass(2 * SECOND);
+    assert_eq!(world.over(caller), "the peer came, and said nothing within 8s");
+}
+
+/// A letter and a point.
+const SPAKE2_OPENING: usize = 33;
+
+fn welcome(observed: &str, others: u8) -> Answer {
+    let other = |nth| SocketAddr::from(([203, 0, 113, nth], 3478));
+    Answer::Welcome {
+        observed: observed.parse().unwrap(),
+        other_port: None,
+        other_address: (0..others).map(other).collect(),
+    }
+}
+
+fn hears(answers: &[Answer]) -> (Result<(), SessionError>, Vec<Event>) {
+    let now = WallTime::from_unix_ns(1_790_000_000_000_000_000);
+    let mut session = Session::new(Purpose::NewCode([1; 32]), [2; 32], now).unwrap();
+    let bytes: Vec<u8> = answers.iter().flat_map(|it| frame(it).unwrap()).collect();
+    let heard = session.handle(&bytes, now);
+    (heard, std::iter::from_fn(|| session.poll()).collect())
+}
+
+#[test]
+fn a_server_that_tells_an_address_of_nobody_is_not_believed() {
+    for (observed, why) in [
+        ("0.0.0.0:40000", "is no address of a host"),
+        ("224.0.0.1:40000", "is no address of a host"),
+        ("[ff02::1]:40000", "is no address of a host"),
+        ("198.51.100.1:0", "has no port"),
+    ] {
+        let (heard, events) = hears(&[welcome(observed, 0)]);
+        let said = heard.unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!("the server says that this host appears as {observed}, which {why}")
+        );
+        assert_eq!(events, []);
+    }
+}
+
+/// Or it could have us knock at other people's doors.
+#[test]
+fn a_server_names_few_addresses_and_once() {
+    let (heard, events) = hears(&[welcome("198.51.100.1:40000", 100)]);
+    heard.unwrap();
+    let [Event::Welcome { other_address, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(other_address.len(), 2);
+    let (heard, _) = hears(&[welcome("198.51.100.1:40000", 0), welcome("198.51.100.1:40000", 1)]);
+    assert!(matches!(heard, Err(SessionError::OutOfTurn)), "{heard:?}");
+}
+
+#[test]
+fn what_makes_no_sense_ends_the_session() {
+    let now = WallTime::from_unix_ns(1_790_000_000_000_000_000);
+    let over = |bytes: &[u8]| {
+        let mut session = Session::new(Purpose::NewCode([1; 32]), [2; 32], now).unwrap();
+        session.handle(bytes, now).unwrap_err()
+    };
+    assert!(matches!(
+        over(b"SSH-2.0-OpenSSH_9.2\r\n"),
+        SessionError::Frame(FrameError::Oversized(_))
+    ));
+    assert!(matches!(over(&[0, 3, 0xff, 0xff, 0xff]), SessionError::Frame(FrameError::Malformed)));
+    for answer in [
+        Answer::Listening,
+        Answer::Relayed(vec![0; 40]),
+        Answer::Met { opening: vec![0; 33] },
+        Answer::Challenge([0; 32]),
+        Answer::Called(Ticket([0; 16])),
+    ] {
+        let (heard, _) = hears(&[answer]);
+        assert!(matches!(heard, Err(SessionError::OutOfTurn)), "{heard:?}");
+    }
+}
+
+fn answers() -> impl Strategy<Value = Answer> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..80);
+    prop_oneof![
+        Just(welcome("198.51.100.1:40000", 2)),
+        any::<(i64, i64, i64)>().prop_map(|(sent_ns, received_ns, answered_ns)| {
+            Answer::Clock(ClockTimes { sent_ns, received_ns, answered_ns })
+        }),
+        any::<u32>().prop_map(Answer::Allocated),
+        bytes().prop_map(|opening| Answer::Met { opening }),
+        bytes().prop_map(Answer::Relayed),
+        Just(Answer::Left),
+        Just(Answer::Listening),
+        Just(Answer::Refused(Refusal::Full)),
+        any::<[u8; 32]>().prop_map(Answer::Challenge),
+    ]
+}
+
+proptest! {
+    /// Neither random bytes nor random messages at random times harm, in any state.
+    #[test]
+    fn no_server_brings_a_session_down(
+        keyed_before: bool,
+        answers in prop::collection::vec(answers(), 0..12),
+        noise in prop::collection::vec(any::<u8>(), 0..100),
+        times in prop::collection::vec(any::<i64>(), 12),
+    ) {
+        let mut world = if keyed_before { keyed() } else { World::new() };
+        if !keyed_before {
+            world.client(Purpose::NewCode([3; 32]));
+        }
+        let session = &mut world.clients[0].session;
+        for (answer, at) in answers.iter().zip(&times) {
+            let at = WallTime::from_unix_ns(*at);
+            let _ = session.handle_timeout(at);
+            prop_assert!(session.output(at).len() <= 2 * MAX_FRAME);
+            if session.handle(&frame(answer).unwrap(), at).is_err() {
+                break;
+            }
+            session.clock(at);
+        }
+        let _ = session.handle(&noise, WallTime::from_unix_ns(times[0]));
+    }
+
+    /// A peer that holds the keys and tells nonsense ends the session, or is understood.
+    #[test]
+    fn no_peer_brings_a_session_down(
+        kind in 0_u8..5,
+        noise in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut world = keyed();
+        let secrets = world.clients[1].session.secrets.as_mut().unwrap();
+        let sealed = secrets.seal(&[&[kind], &noise[..]].concat());
+        let now = world.now;
+        let bytes = frame(&Answer::Relayed(sealed)).unwrap();
+        let session = &mut world.clients[0].session;
+        match session.handle(&bytes, now) {
+            Ok(()) => prop_assert!(matches!(session.poll(), Some(Event::Told(_)))),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
