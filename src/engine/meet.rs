@@ -5,10 +5,12 @@ mod error;
 mod line;
 mod meeting;
 mod proof;
+mod server_clock;
 mod surroundings;
 mod ways;
 
 pub use error::{MeetError, MeetFailure};
+pub use server_clock::server_clock;
 pub use ways::Way;
 
 use super::config::Opener;

@@ -24,7 +24,7 @@ pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use expose::{Expose, Happening, Host, Lost};
 pub use mapping::{MapRequest, MappingError, MappingProtocol, PendingMapping, PortMapping};
-pub use meet::{Meet, MeetError, MeetFailure, Met, Step, Way};
+pub use meet::{Meet, MeetError, MeetFailure, Met, Step, Way, server_clock};
 pub use report::Report;
 pub use survey::{Held, Survey, SurveyError};
 

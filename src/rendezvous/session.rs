@@ -11,8 +11,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Exchanges of clocks in a row: the least delayed of so many is hardly delayed at all.
-const BURST: u32 = 8;
 /// Between two of them: all of a burst are under way before the first is back.
 const GAP: Duration = Duration::from_millis(1);
 /// Between two bursts while the peer is awaited. It keeps routers' entries alive, too: RFC 5382
@@ -94,12 +92,15 @@ pub struct Session {
     by_code: bool,
     clock: ClockFilter,
     /// Exchanges left of this burst, and when the next one is due.
-    burst: u32,
+    burst: usize,
     due: Option<WallTime>,
     events: VecDeque<Event>,
 }
 
 impl Session {
+    /// Exchanges of clocks in a row: the least delayed of so many is hardly delayed at all.
+    pub const BURST: usize = 8;
+
     /// A connection that stands since `now`. `random` serves for this session alone.
     ///
     /// # Errors
@@ -114,7 +115,7 @@ impl Session {
             secrets: None,
             by_code: false,
             clock: ClockFilter::default(),
-            burst: BURST,
+            burst: Self::BURST,
             due: Some(now),
             events: VecDeque::new(),
         };
@@ -160,7 +161,7 @@ impl Session {
             self.burst = self.burst.saturating_sub(1);
             self.due = Some(now.after(if self.burst > 0 { GAP } else { REPEAT }));
             if self.burst == 0 {
-                self.burst = BURST;
+                self.burst = Self::BURST;
             }
         }
         std::mem::take(&mut self.outgoing)
@@ -173,13 +174,18 @@ impl Session {
 
     /// Asks the server for its clock some times from `now` on.
     pub fn ask_clock(&mut self, now: WallTime) {
-        self.burst = BURST;
+        self.burst = Self::BURST;
         self.due = Some(now);
     }
 
     /// How this clock stands to the server's.
     pub fn clock(&self, now: WallTime) -> Option<ClockEstimate> {
         self.clock.estimate(now)
+    }
+
+    /// How many answers the estimate of the server's clock rests on.
+    pub fn exchanges(&self) -> usize {
+        self.clock.len()
     }
 
     /// What both peers hold, once [`Event::Keyed`] has come.

@@ -37,7 +37,6 @@ pub(super) struct Meeting {
     local: SocketAddr,
     /// `None` once it is lost and no longer needed.
     line: Option<Line>,
-    began: WallTime,
     around: Surroundings,
     keyed_at: Option<WallTime>,
     peer: Option<PublicKey>,
@@ -58,7 +57,6 @@ impl Meeting {
             meet,
             local: line.local()?,
             line: Some(line),
-            began: clock::now(),
             around,
             keyed_at: None,
             peer: None,
@@ -106,8 +104,9 @@ impl Meeting {
         {
             match event {
                 Event::Welcome { observed, other_port, other_address } => {
+                    let began = self.line.as_ref().map_or_else(clock::now, |line| line.began);
                     let others: Vec<_> = other_port.into_iter().chain(other_address).collect();
-                    self.around.welcome(self.began, observed, &others)?;
+                    self.around.welcome(began, observed, &others)?;
                 }
                 Event::Coded(code) => progress(Step::Coded(code)),
                 Event::Keyed => {
@@ -184,6 +183,7 @@ impl Meeting {
             report.model = estimate.shared(&model);
         }
         report.candidates = candidates(self.local, external);
+        tracing::debug!("our ports: {}; seen at {external:?}", report.model);
         session.tell(&Told::Report(Box::new(report.clone())))?;
         self.ours = Some(report);
         self.clock = Some(estimate);
@@ -205,6 +205,7 @@ impl Meeting {
         let Some(session) = self.line.as_mut().and_then(Line::session) else { return Ok(()) };
         let Some(clock) = session.clock(clock::now()) else { return Ok(()) };
         let Some(secrets) = session.secrets() else { return Ok(()) };
+        tracing::debug!("the peer's ports: {}; seen at {:?}", theirs.model, theirs.external);
         let mut agreement = Agreement::of(ours, theirs, secrets.role())?;
         let proofs = agreement.proof.then(|| Proofs::of(secrets));
         if proofs.is_none() {
