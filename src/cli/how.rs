@@ -21,12 +21,19 @@ pub struct How {
     pub strategies: Strategies,
     /// How many consecutive ports.
     pub spread: u16,
-    /// Ours and the peer's, if either was given.
-    pub models: Option<(PortModel, PortModel)>,
+    /// How our router numbers ports, if that was told.
+    pub ours: Option<PortModel>,
+    /// How the peer's does.
+    pub theirs: Option<PortModel>,
     /// What a search may cost.
     pub budget: Budget,
     /// Whether it is begun however unlikely success is.
     pub anyway: bool,
+}
+
+impl How {
+    /// What `--opener-lead` is by default.
+    pub const USUAL_LEAD: Duration = Duration::from_millis(250);
 }
 
 /// A router's mapping of an unanswered SYN lives 120 s on Linux; the instant must find it alive.
@@ -56,7 +63,11 @@ pub fn judge(args: &HowArgs, key: bool) -> Result<How, Failure> {
     let opener = opener::parse(&args.opener)?;
     let strategies = race::strategies(&args.strategy, key)?;
     let spread = race::spread(&args.spread)?;
-    let models = model::both(args.nat_model.as_deref(), args.peer_model.as_deref())?;
+    let model = |option, text: &Option<String>| {
+        text.as_deref().map(|text| model::one(option, text)).transpose()
+    };
+    let ours = model("--nat-model", &args.nat_model)?;
+    let theirs = model("--peer-model", &args.peer_model)?;
     if args.stun.len() > MOST_SERVERS {
         return Err(Failure::usage(
             format!("--stun names {} servers", args.stun.len()),
@@ -65,7 +76,7 @@ pub fn judge(args: &HowArgs, key: bool) -> Result<How, Failure> {
     }
     let budget = args.budget.as_deref().map(model::budget).transpose()?.unwrap_or_default();
     let anyway = args.anyway;
-    Ok(How { timeout, opener_lead, opener, strategies, spread, models, budget, anyway })
+    Ok(How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, anyway })
 }
 
 /// Resolves the STUN servers, of the IP version of `local` where it is given.

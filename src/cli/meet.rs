@@ -50,6 +50,7 @@ impl<'a> Ready<'a> {
     ) -> Result<u8, Failure> {
         let Self { args, how, server, destination } = self;
         let mut meet = with(Meet::new(server, purpose()?), &how);
+        meet = meet.stun(how::stun_servers(&args.how, None)?);
         if args.no_proof {
             meet = meet.without_proof();
         }
@@ -118,6 +119,10 @@ fn purpose(code: Option<Code>) -> Result<Purpose, Failure> {
 pub(super) fn with(meet: Meet, how: &How) -> Meet {
     let mut meet =
         meet.timeout(how.timeout).strategies(how.strategies).budget(how.budget).opener(how.opener);
+    meet = meet.spread(how.spread).models(how.ours.clone(), how.theirs.clone());
+    if how.opener_lead != How::USUAL_LEAD {
+        meet = meet.opener_lead(how.opener_lead);
+    }
     if how.anyway {
         meet = meet.anyway();
     }
@@ -159,7 +164,7 @@ impl Speaker {
 
 /// The one line about a connection that stands.
 pub(super) fn line(met: &Met) -> String {
-    let way = met.ways.iter().find(|way| way.chosen);
+    let way = met.connection.report.ways.iter().find(|way| way.chosen);
     let way = way.map(|way| format!(", by {}", way.kind)).unwrap_or_default();
     outcome::line(&met.connection.report) + &way
 }

@@ -5,23 +5,6 @@ use crate::nat::PortModel;
 use crate::punch::Budget;
 use std::path::Path;
 
-/// Both models, this side's and the peer's, if any was given; the other router then keeps ports.
-///
-/// # Errors
-/// A usage failure for what is neither a model nor a file with one.
-pub fn both(
-    ours: Option<&str>,
-    theirs: Option<&str>,
-) -> Result<Option<(PortModel, PortModel)>, Failure> {
-    if ours.is_none() && theirs.is_none() {
-        return Ok(None);
-    }
-    let model = |option, text: Option<&str>| {
-        text.map_or(Ok(PortModel::Preserving), |text| one(option, text))
-    };
-    Ok(Some((model("--nat-model", ours)?, model("--peer-model", theirs)?)))
-}
-
 /// Reads a budget.
 ///
 /// # Errors
@@ -35,7 +18,11 @@ pub fn budget(text: &str) -> Result<Budget, Failure> {
     })
 }
 
-fn one(option: &str, text: &str) -> Result<PortModel, Failure> {
+/// Reads a model, or a file that has one.
+///
+/// # Errors
+/// A usage failure for what is none.
+pub fn one(option: &str, text: &str) -> Result<PortModel, Failure> {
     let error = match text.parse() {
         Ok(model) => return Ok(model),
         Err(error) => error,
@@ -57,13 +44,6 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn one_model_makes_the_other_router_keep_ports() {
-        assert_eq!(both(None, None), Ok(None));
-        let models = both(None, Some("linux-random"));
-        assert_eq!(models, Ok(Some((PortModel::Preserving, PortModel::LinuxRandom))));
-    }
-
-    #[test]
     fn a_model_may_stand_in_a_file() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         write!(file, "# our provider\nrandom:1024-2047\n").unwrap();
@@ -74,7 +54,7 @@ mod tests {
     #[test]
     fn what_is_no_model_says_so_in_one_line() {
         for wrong in ["", "randm", "random:9-1", "/nonexistent", "sequential:step=0,next=1"] {
-            let failure = both(Some(wrong), None).unwrap_err();
+            let failure = one("--nat-model", wrong).unwrap_err();
             assert!(failure.happened.starts_with("--nat-model: "), "{}", failure.happened);
             assert!(!failure.happened.contains('\n'));
         }

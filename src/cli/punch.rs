@@ -115,14 +115,16 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     }
     capability::require().map_err(|error| privilege(&error))?;
 
-    let How { timeout, opener_lead, opener, strategies, spread, models, budget, anyway } = how;
+    let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, anyway } =
+        how;
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(opener_lead);
     punch = punch.strategies(strategies).spread(spread).budget(budget);
-    let theirs = models.as_ref().map_or(PortModel::Preserving, |(_, theirs)| theirs.clone());
-    let survey = (!servers.is_empty()).then_some((servers, theirs));
-    if let Some((ours, theirs)) = models {
-        punch = punch.models(ours, theirs);
+    let told = ours.is_some() || theirs.is_some();
+    let [ours, theirs] = [ours, theirs].map(|model| model.unwrap_or(PortModel::Preserving));
+    if told {
+        punch = punch.models(ours, theirs.clone());
     }
+    let survey = (!servers.is_empty()).then_some((servers, theirs));
     if anyway {
         punch = punch.anyway();
     }

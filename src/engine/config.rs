@@ -37,6 +37,7 @@ pub struct Punch {
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
     pub(crate) usual_hop_limit: Option<u8>,
+    pub(crate) common_clock: bool,
     pub(crate) pcap: Option<File>,
     pub(crate) interrupt: Option<OwnedFd>,
 }
@@ -71,6 +72,7 @@ impl Punch {
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
             usual_hop_limit: None,
+            common_clock: false,
             pcap: None,
             interrupt: None,
         }
@@ -178,6 +180,12 @@ impl Punch {
     /// to somebody else, for our own routers are the first on every way.
     pub fn usual_hop_limit(mut self, hop_limit: u8) -> Self {
         self.usual_hop_limit = Some(hop_limit);
+        self
+    }
+
+    /// The peer's clock was compared with ours: it does not matter whether anything keeps ours right.
+    pub fn common_clock(mut self) -> Self {
+        self.common_clock = true;
         self
     }
 

@@ -168,10 +168,9 @@ impl Discovery {
         }
 
         let observations = self.survey(local_ip, welcome.as_ref().and_then(|it| it.other_port))?;
-        let external = observations.first().map(|it| it.external.ip());
-        warnings
-            .extend(contradiction(&observations, welcome.as_ref().map(|it| (target, it.observed))));
-        trials.run(external, waiting)?;
+        let told = welcome.as_ref().map(|it| (target, it.observed));
+        warnings.extend(contradiction(&observations, told));
+        trials.run(&observations, waiting)?;
 
         let [from_other_port, from_other_address, crossed] = trials.probes();
         let evidence = Evidence {
@@ -215,7 +214,7 @@ impl Discovery {
             None => free_port(local_ip).ok_or(SurveyError::NoSource)?,
         };
         let most = 4 + self.stun.len().saturating_sub(1);
-        let survey = Survey::new(servers, port).local_ip(local_ip).neighbours(2).privileged(2);
+        let survey = Survey::new(servers, port).local_ip(local_ip).neighbours(4).privileged(2);
         Ok(survey.mappings_per_source(most).timeout(self.timeout).run()?)
     }
 }

@@ -1,6 +1,7 @@
 //! Two peers meet at a server and punch to each other.
 
 mod attempts;
+mod door;
 mod error;
 mod line;
 mod meeting;
@@ -11,10 +12,10 @@ mod ways;
 
 pub use error::{MeetError, MeetFailure};
 pub use server_clock::server_clock;
-pub use ways::Way;
 
 use super::config::Opener;
-use super::{Connection, Progress};
+use super::{Connection, PortMapping, Progress};
+use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
 use crate::rendezvous::{ClockEstimate, Code, PublicKey, Purpose};
 use crate::sys::{GuardError, Route};
@@ -33,6 +34,9 @@ pub struct Meet {
     server: SocketAddr,
     purpose: Option<Purpose>,
     local_ip: Option<IpAddr>,
+    stun: Vec<SocketAddr>,
+    models: (Option<PortModel>, Option<PortModel>),
+    spread: u16,
     timeout: Duration,
     strategies: Strategies,
     budget: Budget,
@@ -61,18 +65,19 @@ pub enum Step {
 /// A peer that was met, on a connection that both ends have proven.
 #[derive(Debug)]
 pub struct Met {
-    /// The connection, and the report of the punch.
+    /// The connection, and the report of the punch with all ways that were tried.
     pub connection: Connection,
     /// Who it is, where peers are known by their keys.
     pub peer: Option<PublicKey>,
-    /// How each way ended, best first.
-    pub ways: Vec<Way>,
+    /// A port mapping that the connection may depend on; dropping it takes it back, and waits for
+    /// that half a second at most.
+    pub mapping: Option<PortMapping>,
     /// This clock against the server's.
     pub clock: ClockEstimate,
 }
 
 /// The punch's own port is the first of so many that a meeting may use.
-const PORTS: u16 = 32;
+const PORTS: u16 = 160;
 /// Local ports come from here: above what services use, below what the kernel hands out by default
 /// (net.ipv4.ip_local_port_range), so that nobody else gets one meanwhile.
 const FROM: u16 = 16_384;
@@ -88,6 +93,9 @@ impl Meet {
             server,
             purpose: Some(purpose),
             local_ip: None,
+            stun: Vec::new(),
+            models: (None, None),
+            spread: 1,
             timeout: Duration::from_secs(10),
             strategies: Strategies::Auto,
             budget: Budget::default(),
@@ -104,6 +112,27 @@ impl Meet {
     /// Local address; default: what the routing table chooses towards the server.
     pub fn local_ip(mut self, ip: IpAddr) -> Self {
         self.local_ip = Some(ip);
+        self
+    }
+
+    /// Further servers that tell how our router numbers ports (STUN over TCP).
+    pub fn stun(mut self, servers: Vec<SocketAddr>) -> Self {
+        self.stun = servers;
+        self
+    }
+
+    /// How our router numbers ports, and the peer's, where somebody knows better than what is
+    /// measured.
+    pub fn models(mut self, ours: Option<PortModel>, theirs: Option<PortModel>) -> Self {
+        self.models = (ours, theirs);
+        self
+    }
+
+    /// Punch so many consecutive ports at once, both ends alike, as [`Punch::spread`].
+    ///
+    /// [`Punch::spread`]: super::Punch::spread
+    pub fn spread(mut self, ports: u16) -> Self {
+        self.spread = ports;
         self
     }
 
@@ -177,7 +206,7 @@ impl Meet {
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
         let line = self.connect(route.local_ip)?;
-        let around = Surroundings::explore(line.local()?, self.server)?;
+        let around = Surroundings::explore(line.local()?, self.server, &self.stun)?;
         Meeting::new(self, line, around)?.run(progress)
     }
 

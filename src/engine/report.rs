@@ -1,7 +1,7 @@
 //! What an attempt did, as one JSON document: schema version 1, `docs/report.schema.json`.
 
 use crate::punch::Plan;
-use crate::wire::Tuple;
+use crate::wire::{Tuple, WallTime};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -40,6 +40,9 @@ pub struct Report {
     pub opener: OpenerReport,
     /// The system clock's own opinion of itself.
     pub clock: ClockReport,
+    /// Of a meeting: every way that was tried, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ways: Vec<Way>,
     /// What is known of the routers on the way; absent when nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat: Option<NatReport>,
@@ -52,8 +55,54 @@ pub struct Report {
 impl Report {
     /// The schema version that this program writes.
     pub const SCHEMA_VERSION: u32 = 1;
+    /// Of a connection that needed no punch, counted from `at`.
+    pub(crate) fn without_punch(tuple: Tuple, at: WallTime, established_ns: i64) -> Self {
+        Self {
+            schema_version: Self::SCHEMA_VERSION,
+            outcome: Outcome::Connected,
+            strategy: "port mapping".into(),
+            tuple: tuple.into(),
+            fired: Fired {
+                asked_ns: at.unix_ns(),
+                sent_ns: None,
+                error_ns: None,
+                send_cost_ns: None,
+            },
+            timeline: Vec::new(),
+            timeline_dropped: 0,
+            established_ns: Some(established_ns),
+            fd_ns: Some(established_ns),
+            handover: None,
+            packets: Packets::default(),
+            rst: Resets::default(),
+            plan: None,
+            opener: OpenerReport::default(),
+            clock: ClockReport::default(),
+            ways: Vec::new(),
+            nat: None,
+            verdict: "connected through a port mapping".into(),
+            advice: String::new(),
+        }
+    }
+
     /// The most events a report holds, so that a flood cannot grow it without bound.
     pub const TIMELINE_LIMIT: usize = 10_000;
+}
+
+/// One way to the peer, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// What it is: `local network`, `IPv6`, `port mapping`, `both routers`, `hairpin`,
+    /// `predicted ports`.
+    pub kind: String,
+    /// Our end, before any translation.
+    pub local: String,
+    /// Where we aimed.
+    pub remote: String,
+    /// Whether it is the connection.
+    pub chosen: bool,
+    /// What came of it, one sentence.
+    pub outcome: String,
 }
 
 /// How an attempt ended.

@@ -106,6 +106,7 @@ impl Punch {
             tuple,
             at: self.at,
             firing: None,
+            checks_clock: !self.common_clock,
             race,
             sender,
             captures,
@@ -285,6 +286,7 @@ impl Drive {
             plan: self.plan.as_ref().map(PlanReport::from),
             opener: std::mem::take(&mut self.opener),
             clock: clock_check::report(self.one_way),
+            ways: Vec::new(),
             nat: self
                 .prober
                 .as_ref()

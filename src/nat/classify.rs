@@ -283,9 +283,10 @@ impl Evidence {
             Some(Passage::Blocked) => {
                 Finding::known(Passage::Blocked, 0.9, "a SYN that crossed ours did not come in")
             }
-            None if self.raw && self.ours && self.from_other_port.is_some() => {
-                Finding::unknown("no hop limit lets our SYN die past the NAT and before the server")
-            }
+            None if self.raw && self.ours && self.from_other_port.is_some() => Finding::unknown(
+                "our SYN has to leave by a mapping that both ports of the server share, and to \
+                     die past the NAT and before the server, and one of these is not so",
+            ),
             None => Finding::unknown(self.why_no_syn()),
         }
     }

@@ -1,5 +1,7 @@
 //! Two people, one code, and a server that neither of them trusts.
 
+use std::thread;
+
 use nix::sys::signal::Signal;
 
 use crate::network::Host;
@@ -88,4 +90,26 @@ fn routers_that_number_ports_at_random() {
     let b = meet(&pair.b, &[&code(&a)]);
     let (a, _) = talk(a, b);
     assert!(a.stderr.contains("by predicted ports"), "{}", a.stderr);
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_router_that_maps_a_port_when_asked_saves_the_punch() {
+    let pair = network(&["--nat-a", "masquerade,upnp", "--nat-b", "masquerade,strict"]);
+    let _server = Server::start(&pair.network.server());
+    let report = tempfile::NamedTempFile::new().expect("a file");
+    let a = meet(&pair.a, &["--report", &report.path().to_string_lossy()]);
+    // The mapping is there when the code is read out.
+    let code = code(&a);
+    thread::sleep(std::time::Duration::from_millis(300));
+    let b = meet(&pair.b, &[&code]);
+    let (a, _) = talk(a, b);
+    assert!(a.stderr.contains("by port mapping"), "{}", a.stderr);
+    let report = std::fs::read_to_string(report.path()).expect("it was written");
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let ways = report["ways"].as_array().expect("every way that was tried");
+    let kinds: Vec<_> = ways.iter().filter_map(|way| way["kind"].as_str()).collect();
+    assert_eq!(kinds, ["port mapping", "both routers"]);
+    assert_eq!(ways[0]["outcome"], "connected");
+    assert_eq!(ways[1]["outcome"], "another way was faster");
 }

@@ -7,6 +7,7 @@ use super::crafted;
 use super::line::{Line, Welcome};
 use crate::engine::discovery::Waiting;
 use crate::engine::survey::SurveyError;
+use crate::nat::Observation;
 use crate::nat::{Hairpin, Path, Probe};
 use crate::rendezvous::Origin;
 use crate::sys::{CallFailed, Guard};
@@ -51,6 +52,8 @@ pub(super) struct Trials {
     pub(super) external_at: Option<u8>,
     pub(super) ack_answered: bool,
     filter: [Option<Syn>; 3],
+    /// The line whose mapping the unasked SYNs are for.
+    asker: usize,
     looped: Loop,
 }
 
@@ -82,6 +85,7 @@ impl Trials {
             external_at: None,
             ack_answered: false,
             filter: [None; 3],
+            asker: FILTER,
             looped: Loop::default(),
         }
     }
@@ -156,16 +160,17 @@ impl Trials {
     /// Tries everything that can be tried, and waits until all is decided.
     pub(super) fn run(
         &mut self,
-        external: Option<IpAddr>,
+        observations: &[Observation],
         waiting: &mut dyn FnMut(Waiting),
     ) -> Result<(), Stopped> {
+        let external = observations.first().map(|sample| sample.external.ip());
         let began = Instant::now();
         let translated = external.filter(|ip| *ip != self.local_ip);
         let mut again = began;
         let mut sent = 0;
         let mut told = false;
-        self.ask_for_syns()?;
-        self.cross()?;
+        self.ask_for_syns(observations)?;
+        self.cross(observations)?;
         loop {
             let now = Instant::now();
             if sent < TIMES && now >= again {
@@ -222,9 +227,26 @@ impl Trials {
         self.lines.iter().filter_map(|line| line.round_trip).max().unwrap_or_default()
     }
 
-    fn ask_for_syns(&mut self) -> Result<(), Stopped> {
+    /// From a port that has spoken to the server's main end alone. Where a router has few ports, the
+    /// external one may also be that of another port's mapping towards where the SYN comes from,
+    /// which it would then reach.
+    fn ask_for_syns(&mut self, observations: &[Observation]) -> Result<(), Stopped> {
         let Some(air) = &mut self.air else { return Ok(()) };
-        let Some(line) = self.lines.get_mut(FILTER) else { return Ok(()) };
+        let clashes = |line: &Line| {
+            line.welcome.as_ref().is_none_or(|welcome| {
+                let at_origin = |it: &&Observation| {
+                    Some(it.destination) == welcome.other_port
+                        || Some(it.destination) == welcome.other_address
+                };
+                let mut there = observations.iter().filter(at_origin);
+                there.any(|sample| sample.external == welcome.observed)
+            })
+        };
+        let mut lines = std::iter::once(FILTER).chain(LOOP);
+        let fits = |line: &usize| self.lines.get(*line).is_some_and(|line| !clashes(line));
+        let Some(place) = lines.find(fits) else { return Ok(()) };
+        self.asker = place;
+        let Some(line) = self.lines.get_mut(place) else { return Ok(()) };
         let Some(welcome) = line.welcome.clone() else { return Ok(()) };
         line.guard().map_err(SurveyError::Local)?;
         let asked = Instant::now();
@@ -241,12 +263,15 @@ impl Trials {
     }
 
     /// Our SYN to the server's other port dies on the way, and then the server's comes from there.
-    fn cross(&mut self) -> Result<(), Stopped> {
+    fn cross(&mut self, observations: &[Observation]) -> Result<(), Stopped> {
         let Some(air) = &mut self.air else { return Ok(()) };
         let Some(line) = self.lines.get_mut(CROSSING) else { return Ok(()) };
         let Some(to) = line.welcome.as_ref().and_then(|welcome| welcome.other_port) else {
             return Ok(());
         };
+        if !share_mappings(observations, self.server, to) {
+            return Ok(());
+        }
         let hop_limit = match self.path.opener_hop_limit() {
             Ok(hop_limit) => hop_limit,
             Err(why) => {
@@ -384,7 +409,7 @@ impl Trials {
             }
         }
         // A server that has hung up will not say anything more.
-        for (number, line) in [(0, FILTER), (1, FILTER), (2, CROSSING)] {
+        for (number, line) in [(0, self.asker), (1, self.asker), (2, CROSSING)] {
             if let Some(syn) = &mut self.filter[number]
                 && !self.lines.get(line).is_some_and(Line::is_open)
             {
@@ -405,7 +430,7 @@ impl Trials {
         let other_port = welcome.and_then(|welcome| welcome.other_port);
         let other_address = welcome.and_then(|welcome| welcome.other_address);
         let mut arrived = None;
-        if asks && is_for(FILTER) {
+        if asks && is_for(self.asker) {
             arrived = match Some(from) {
                 from if from == other_port => Some(0),
                 from if from == other_address => Some(1),
@@ -414,7 +439,7 @@ impl Trials {
         } else if asks && is_for(CROSSING) && Some(from) == other_port {
             arrived = Some(2);
         }
-        let looped = LOOP.into_iter().any(is_for) && from != self.server;
+        let looped = LOOP.into_iter().any(is_for) && from != self.server && arrived.is_none();
         if let Some(syn) = arrived.and_then(|number| self.filter[number].as_mut()) {
             syn.arrived = true;
             self.refuse(segment);
@@ -472,6 +497,15 @@ impl From<SurveyError> for Stopped {
     fn from(error: SurveyError) -> Self {
         Self::Server(error)
     }
+}
+
+/// Whether two ends of the server saw each port under one external port: then the mapping that one
+/// has told is that of the other, too.
+fn share_mappings(observations: &[Observation], one: SocketAddr, other: SocketAddr) -> bool {
+    let to = |end| observations.iter().filter(move |it: &&Observation| it.destination == end);
+    let mut pairs = to(one).flat_map(|a| to(other).map(move |b| (a, b)));
+    let mut pairs = pairs.by_ref().filter(|(a, b)| a.local.port() == b.local.port()).peekable();
+    pairs.peek().is_some() && pairs.all(|(a, b)| a.external == b.external)
 }
 
 /// What the ACK out of nowhere acknowledges.

@@ -1,5 +1,6 @@
 //! The ways to the peer, tried together: the first on which both ends prove who they are wins.
 
+use super::door::Door;
 use super::proof::{Proofs, Unproven};
 use crate::engine::{Connection, Failure, Progress, Punch, PunchError, Report};
 use crate::sys::{CallFailed, clock};
@@ -68,7 +69,7 @@ pub(super) struct Attempts {
 impl Attempts {
     /// Begins all of them.
     pub(super) fn begin(
-        punches: Vec<Punch>,
+        all: Vec<Attempt>,
         proofs: Option<&Proofs>,
         chooses: bool,
     ) -> Result<Self, CallFailed> {
@@ -77,13 +78,13 @@ impl Attempts {
         let (sender, news) = mpsc::channel();
         let turn = chooses.then(|| Arc::new(Mutex::new(false)));
         let mut attempts = Self { news, bell, stop: Some(stop), threads: Vec::new() };
-        for (nth, punch) in punches.into_iter().enumerate() {
+        for (nth, one) in all.into_iter().enumerate() {
             let stopped = stopped.try_clone().map_err(failed)?;
             let teller =
                 Teller { sender: sender.clone(), bell: ringer.try_clone().map_err(failed)? };
             let (proofs, turn) = (proofs.cloned(), turn.clone());
             let run = move || {
-                let ended = attempt(punch, proofs.as_ref(), turn.as_deref(), &stopped, &teller);
+                let ended = one.run(proofs.as_ref(), turn.as_deref(), &stopped, &teller);
                 teller.tell(News::Ended(nth, ended));
             };
             let name = format!("attempt {nth}");
@@ -132,21 +133,41 @@ impl Teller {
     }
 }
 
-fn attempt(
-    punch: Punch,
+/// One way to try.
+pub(super) enum Attempt {
+    Punch(Box<Punch>),
+    Door(Door),
+}
+
+impl Attempt {
+    fn run(
+        self,
+        proofs: Option<&Proofs>,
+        turn: Option<&Mutex<bool>>,
+        stopped: &PipeReader,
+        teller: &Teller,
+    ) -> Result<Box<Connection>, Fault> {
+        let mut prove = |connection| prove(connection, proofs, turn, stopped);
+        match self {
+            Self::Door(door) => door.open(stopped.as_fd(), &mut prove),
+            Self::Punch(punch) => {
+                let interrupt = stopped.as_fd().try_clone_to_owned().map_err(|error| {
+                    Fault::Punch(Failure { error: PunchError::Call(failed(error)), report: None })
+                })?;
+                let punch = punch.not_before(clock::now().after(NOTICE)).interrupt(interrupt);
+                let punched = punch.run(&mut |progress| teller.tell(News::Progress(progress)));
+                prove(punched.map_err(Fault::Punch)?)
+            }
+        }
+    }
+}
+
+fn prove(
+    connection: Connection,
     proofs: Option<&Proofs>,
     turn: Option<&Mutex<bool>>,
     stopped: &PipeReader,
-    teller: &Teller,
 ) -> Result<Box<Connection>, Fault> {
-    let interrupt = stopped.as_fd().try_clone_to_owned().map_err(|error| {
-        Fault::Punch(Failure { error: PunchError::Call(failed(error)), report: None })
-    })?;
-    let connection = punch
-        .not_before(clock::now().after(NOTICE))
-        .interrupt(interrupt)
-        .run(&mut |progress| teller.tell(News::Progress(progress)))
-        .map_err(Fault::Punch)?;
     let Some(proofs) = proofs else { return Ok(Box::new(connection)) };
     // The end that chooses speaks on one connection at a time, and the next has its turn only
     // where this one was not the peer's. One that panicked chose nothing.

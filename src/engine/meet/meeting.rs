@@ -4,9 +4,9 @@ use super::attempts::{Attempts, Fault, News};
 use super::line::Line;
 use super::proof::{Proofs, Unproven};
 use super::surroundings::Surroundings;
-use super::ways::{self, Way};
+use super::ways;
 use super::{Meet, MeetError, MeetFailure, Met, Step};
-use crate::engine::{Connection, PunchError};
+use crate::engine::{Connection, PunchError, Way};
 use crate::nat::PortModel;
 use crate::rendezvous::{
     self, Account, Agreement, Candidate, CandidateKind, ClockEstimate, Event, Joined, Pair,
@@ -29,8 +29,9 @@ const PARTING: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch takes
 /// two.
-const LAN: u16 = 2;
-const IPV6: u16 = 4;
+/// takes as many as are spread, and one more.
+const LAN: u16 = 1;
+const IPV6: u16 = 2;
 
 pub(super) struct Meeting {
     meet: Meet,
@@ -175,14 +176,16 @@ impl Meeting {
         report.budget = self.meet.budget;
         report.wants_proof = self.meet.proof;
         let external = self.around.external();
-        if let Some(fit) = self.around.fit() {
-            let model = fit.prudent_model(self.local.port(), now);
+        let told = self.meet.models.0.clone();
+        let measured = || Some(self.around.fit()?.prudent_model(self.local.port(), now));
+        if let Some(model) = told.or_else(measured) {
             if matches!(model, PortModel::Preserving | PortModel::Stable) {
                 report.external = external;
             }
             report.model = estimate.shared(&model);
         }
-        report.candidates = candidates(self.local, external);
+        let mapped = self.around.mapped().filter(|_| self.meet.proof);
+        report.candidates = candidates(self.local, external, mapped, self.meet.spread);
         tracing::debug!("our ports: {}; seen at {external:?}", report.model);
         session.tell(&Told::Report(Box::new(report.clone())))?;
         self.ours = Some(report);
@@ -196,7 +199,8 @@ impl Meeting {
 
     /// Agrees and begins, once both reports are there.
     fn begin(&mut self, progress: &mut dyn FnMut(Step)) -> Result<(), MeetError> {
-        let (Some(ours), Some(theirs), None) = (&self.ours, &self.theirs, self.failed_at) else {
+        let (Some(ours), Some(theirs), None) = (&self.ours, &mut self.theirs, self.failed_at)
+        else {
             return Ok(());
         };
         if self.attempts.is_some() {
@@ -205,6 +209,9 @@ impl Meeting {
         let Some(session) = self.line.as_mut().and_then(Line::session) else { return Ok(()) };
         let Some(clock) = session.clock(clock::now()) else { return Ok(()) };
         let Some(secrets) = session.secrets() else { return Ok(()) };
+        if let Some(model) = &self.meet.models.1 {
+            theirs.model = clock.shared(model);
+        }
         tracing::debug!("the peer's ports: {}; seen at {:?}", theirs.model, theirs.external);
         let mut agreement = Agreement::of(ours, theirs, secrets.role())?;
         let proofs = agreement.proof.then(|| Proofs::of(secrets));
@@ -213,9 +220,9 @@ impl Meeting {
             agreement.pairs.truncate(1);
         }
         let hop_limit = self.around.opener_hop_limit();
-        let punches = ways::punches(&mut self.meet, &agreement, &clock, secrets, hop_limit);
+        let all = ways::attempts(&mut self.meet, &agreement, &clock, secrets, hop_limit);
         let chooses = secrets.role() == Role::Controlling;
-        self.attempts = Some(Attempts::begin(punches, proofs.as_ref(), chooses)?);
+        self.attempts = Some(Attempts::begin(all, proofs.as_ref(), chooses)?);
         self.clock = Some(clock);
         self.pairs = agreement.pairs;
         self.faults.resize_with(self.pairs.len(), || None);
@@ -241,9 +248,12 @@ impl Meeting {
     fn succeed(mut self, nth: usize, connection: Box<Connection>) -> Result<Met, MeetFailure> {
         // The others end now, and say why.
         drop(self.attempts.take());
-        let ways = self.ways(Some(nth));
+        let Connection { fd, mut report } = *connection;
+        report.ways = self.ways(Some(nth));
+        let connection = Connection { fd, report };
+        let mapping = self.around.mapping.take();
         let clock = self.clock.ok_or(MeetError::NoClock)?;
-        Ok(Met { connection: *connection, peer: self.peer, ways, clock })
+        Ok(Met { connection, peer: self.peer, mapping, clock })
     }
 
     fn ways(&self, chosen: Option<usize>) -> Vec<Way> {
@@ -253,7 +263,7 @@ impl Meeting {
                 None if chosen == Some(nth) => "connected".into(),
                 None => "another way was faster".into(),
             };
-            Way { chosen: chosen == Some(nth), outcome, ..Way::of(pair) }
+            Way { chosen: chosen == Some(nth), outcome, ..ways::way(pair) }
         };
         self.pairs.iter().enumerate().map(way).collect()
     }
@@ -291,6 +301,7 @@ impl Meeting {
 
     fn failure(&mut self) -> MeetFailure {
         let theirs = self.account.take().unwrap_or_default().pairs;
+        let ways = self.ways(None);
         let faults: Vec<Fault> = self.faults.drain(..).flatten().collect();
         // The pair of which most is known: both saw it, or we did.
         let known = |nth: &usize| {
@@ -300,7 +311,10 @@ impl Meeting {
         let best = (0..faults.len()).rev().max_by_key(known).unwrap_or(0);
         let joint = seen(&faults[best])
             .map(|ours| joined(&ours, theirs.get(best).and_then(Option::as_ref)));
-        let report = faults[best].report().cloned().map(Box::new);
+        let mut report = faults[best].report().cloned().map(Box::new);
+        if let Some(report) = &mut report {
+            report.ways = ways;
+        }
         let Some(fault) = faults.into_iter().nth(best) else {
             return MeetError::PeerLeft.into();
         };
@@ -329,8 +343,13 @@ impl Meeting {
 }
 
 /// Where this end can be reached.
-fn candidates(local: SocketAddr, external: Option<SocketAddr>) -> Vec<Candidate> {
-    let beside = |ip, away| SocketAddr::new(ip, local.port() + away);
+fn candidates(
+    local: SocketAddr,
+    external: Option<SocketAddr>,
+    mapped: Option<(SocketAddr, SocketAddr)>,
+    spread: u16,
+) -> Vec<Candidate> {
+    let beside = |ip, nth| SocketAddr::new(ip, local.port() + nth * (spread + 1));
     let own = |kind, base: SocketAddr| Candidate::new(kind, base, base);
     let lan = external
         .is_none_or(|external| external.ip() != local.ip())
@@ -339,7 +358,8 @@ fn candidates(local: SocketAddr, external: Option<SocketAddr>) -> Vec<Candidate>
     let reflexive =
         external.map(|external| Candidate::new(CandidateKind::Reflexive, external, local));
     // What is nonsense to us is to the peer.
-    lan.into_iter().chain(ipv6.take(1)).chain(reflexive).flatten().collect()
+    let mapped = mapped.map(|(outer, base)| Candidate::new(CandidateKind::Mapped, outer, base));
+    lan.into_iter().chain(ipv6.take(1)).chain(mapped).chain(reflexive).flatten().collect()
 }
 
 /// What an attempt saw, for the peer.

@@ -3,7 +3,7 @@
 
 use super::error::MeetError;
 use crate::engine::prober::walk;
-use crate::engine::{Held, Survey};
+use crate::engine::{Held, MapRequest, PendingMapping, PortMapping, Survey};
 use crate::nat::{self, Fit, Observation, Path, PortModel};
 use crate::sys::CallFailed;
 use crate::wire::WallTime;
@@ -23,6 +23,8 @@ const WALKING: Duration = Duration::from_millis(400);
 const STRIDE: u16 = 7;
 /// Linux routers that choose at random map these into a small pool of their own.
 const PRIVILEGED: [u16; 2] = [1016, 1009];
+/// From the punch's own port to the one that a router is asked to map; beyond those of all punches.
+const DOOR: u16 = 150;
 /// A counter that was read so long ago has moved on.
 const STALE: Duration = Duration::from_millis(300);
 
@@ -48,11 +50,18 @@ pub(super) struct Surroundings {
     ringer: PipeWriter,
     /// Connections that keep the first port's mappings alive.
     held: Vec<Held>,
+    /// A port mapping that the router was asked for, and the port of ours that it is for.
+    pending: Option<PendingMapping>,
+    pub(super) mapping: Option<PortMapping>,
 }
 
 impl Surroundings {
     /// Begins to look around from `local`, whose port the punch will use.
-    pub(super) fn explore(local: SocketAddr, server: SocketAddr) -> Result<Self, MeetError> {
+    pub(super) fn explore(
+        local: SocketAddr,
+        server: SocketAddr,
+        stun: &[SocketAddr],
+    ) -> Result<Self, MeetError> {
         let (bell, ringer) = io::pipe().map_err(failed)?;
         let (sender, news) = mpsc::channel();
         let port = local.port();
@@ -69,19 +78,24 @@ impl Surroundings {
             bell,
             ringer,
             held: Vec::new(),
+            pending: None,
+            mapping: None,
         };
+        surroundings.map();
         surroundings.walk()?;
         let next = SocketAddr::new(server.ip(), server.port().wrapping_add(1));
         let neighbour = surroundings.neighbour(1);
         let [low, lower] = PRIVILEGED;
-        surroundings.ask(vec![
+        let mut questions = vec![
             (port, next),
             (neighbour, server),
             (low, server),
             (low, next),
             (lower, server),
             (neighbour, next),
-        ])?;
+        ];
+        questions.extend(stun.iter().map(|server| (port, *server)));
+        surroundings.ask(questions)?;
         Ok(surroundings)
     }
 
@@ -143,6 +157,10 @@ impl Surroundings {
 
     /// Takes in what has been found out since.
     pub(super) fn proceed(&mut self) {
+        if let Some(Ok(mapping)) = self.pending.as_mut().and_then(PendingMapping::poll) {
+            tracing::debug!("{} maps {}", mapping.protocol(), mapping.external());
+            self.mapping = Some(mapping);
+        }
         while let Ok(news) = self.news.try_recv() {
             let _ = self.bell.read(&mut [0]);
             match news {
@@ -153,6 +171,27 @@ impl Surroundings {
                 }
                 News::Walked(path) => self.path = Some(path),
             }
+        }
+    }
+
+    /// Where the router forwards from, and to.
+    pub(super) fn mapped(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.mapping.as_ref()?.external(), self.door()))
+    }
+
+    /// Our end of a port mapping.
+    fn door(&self) -> SocketAddr {
+        SocketAddr::new(self.local_ip, self.port + DOOR)
+    }
+
+    /// Asks the router for a port mapping, where there may be a router that translates.
+    fn map(&mut self) {
+        if !matches!(self.local_ip, IpAddr::V4(ip) if ip.is_private()) {
+            return;
+        }
+        match PortMapping::request_in_background(MapRequest::new(self.door())) {
+            Ok(pending) => self.pending = Some(pending),
+            Err(error) => tracing::debug!("no port mapping: {error}"),
         }
     }
 

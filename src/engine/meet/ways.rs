@@ -1,39 +1,25 @@
 //! The ways that both ends agreed to try, as punches.
 
 use super::Meet;
+use super::attempts::Attempt;
+use super::door::Door;
 use crate::engine::config::{Opener, Punch};
+use crate::engine::report::Way;
 use crate::nat::PortModel;
 use crate::punch::{End, LEAD, Plan};
-use crate::rendezvous::{Agreement, ClockEstimate, Pair, PairKind, Secrets};
+use crate::rendezvous::{Agreement, CandidateKind, ClockEstimate, Pair, PairKind, Role, Secrets};
 use crate::sys::clock;
 use crate::wire::WallTime;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// One way to the peer, and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Way {
-    /// What it is: `local network`, `IPv6`, `both routers`, …
-    pub kind: String,
-    /// Our end, before any translation.
-    pub local: String,
-    /// Where we aimed.
-    pub remote: String,
-    /// Whether it is the connection.
-    pub chosen: bool,
-    /// What came of it.
-    pub outcome: String,
-}
-
-impl Way {
-    pub(super) fn of(pair: &Pair) -> Self {
-        Self {
-            kind: pair.kind.to_string(),
-            local: pair.ours.base().to_string(),
-            remote: pair.theirs.address().to_string(),
-            chosen: false,
-            outcome: String::new(),
-        }
+/// The pair as a report has it.
+pub(super) fn way(pair: &Pair) -> Way {
+    Way {
+        kind: pair.kind.to_string(),
+        local: pair.ours.base().to_string(),
+        remote: pair.theirs.address().to_string(),
+        chosen: false,
+        outcome: String::new(),
     }
 }
 
@@ -70,20 +56,29 @@ fn is_known(end: &End) -> bool {
     matches!(end.model, PortModel::Preserving | PortModel::Stable)
 }
 
-/// The punches, in the order of the agreement's pairs.
-pub(super) fn punches(
+/// The attempts, in the order of the agreement's pairs.
+pub(super) fn attempts(
     meet: &mut Meet,
     agreement: &Agreement,
     clock: &ClockEstimate,
     secrets: &Secrets,
     hop_limit: Option<u8>,
-) -> Vec<Punch> {
+) -> Vec<Attempt> {
     let agreed = instant(agreement, clock);
     // Late is better than never: the peer's openers, or its repetitions, still meet ours.
     let at = agreed.max(clock::now().after(NOTICE));
-    let mut punches = Vec::new();
+    let mut attempts = Vec::new();
     for pair in &agreement.pairs {
         let base = pair.ours.base();
+        if pair.kind == PairKind::Mapped {
+            let (local, remote) = (base, pair.theirs.address());
+            let is_ours = pair.ours.kind() == CandidateKind::Mapped
+                && (pair.theirs.kind() != CandidateKind::Mapped
+                    || secrets.role() == Role::Controlled);
+            let patience = meet.timeout;
+            attempts.push(Attempt::Door(Door { local, remote, is_ours, at, patience }));
+            continue;
+        }
         let (ours, theirs) = agreement.ends(pair, clock);
         let mut aim = pair.theirs.address();
         aim.set_port(theirs.port);
@@ -97,6 +92,8 @@ pub(super) fn punches(
             .local_ip(base.ip())
             .local_port(base.port())
             .timeout(meet.timeout)
+            .common_clock()
+            .spread(meet.spread)
             .key(secrets.punch_key())
             .strategies(agreement.strategies)
             .budget(agreement.budget)
@@ -114,7 +111,7 @@ pub(super) fn punches(
         if let Some(file) = meet.pcap.take() {
             punch = punch.pcap(file);
         }
-        punches.push(punch);
+        attempts.push(Attempt::Punch(Box::new(punch)));
     }
-    punches
+    attempts
 }

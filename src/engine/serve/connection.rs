@@ -17,7 +17,8 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// Nothing more is read from a client while so much waits to be sent to it.
 const HIGH_WATER: usize = 8 << 10;
-/// How long a client may take to read anything at all of what waits for it.
+/// How long a client may take to read so much that the kernel takes more for it: a third of what it
+/// holds.
 const SLOW: Duration = Duration::from_secs(10);
 /// After the last answer: a connection that is closed while something unread has come in is reset,
 /// and the answer with it.

@@ -184,6 +184,27 @@ fn one_server_address_does_not_tell_whether_a_mapping_is_stable() {
     assert!(evidence.judge().allocation.value.is_some(), "kept ports are kept for everybody");
 }
 
+/// Whatever is more probable before anything is measured.
+#[test]
+fn behaviours_that_no_observation_told_apart_are_not_chosen_between() {
+    let one_for_all: Mapper = |source, _, _| 41_000 + mixed(&[source]) % 2000;
+    let one_for_each: Mapper =
+        |source, address, port| 1024 + mixed(&[source, address.into(), port]) % 64_000;
+    let of_one_address: fn(&Observation) -> bool =
+        |it| it.destination.to_string().starts_with("203.0.113.1:");
+    let of_one_port: fn(&Observation) -> bool = |it| it.destination.port() == 3478;
+    for (mapper, retained, is) in [
+        (one_for_all, of_one_address, None),
+        (one_for_all, of_one_port, Some(MappingBehaviour::EndpointIndependent)),
+        (one_for_each, of_one_address, Some(MappingBehaviour::AddressAndPortDependent)),
+        (one_for_each, of_one_port, None),
+    ] {
+        let mut evidence = behind(mapper);
+        evidence.observations.retain(retained);
+        assert_eq!(evidence.judge().mapping.value, is);
+    }
+}
+
 #[test]
 fn without_translation_it_is_open_or_a_firewall() {
     let own = |probe| Evidence {
