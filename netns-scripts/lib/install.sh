@@ -44,6 +44,14 @@ hping3              hping3        hping3         hping          hping3
 END
 }
 
+# What the figure of the clock sets the server's clock off by.
+clocks() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+faketime            faketime      libfaketime    libfaketime    libfaketime
+END
+}
+
 # install_missing [TABLE]: what is missing of a table of this file, tools by default.
 install_missing() {
     local table=${1-tools} column packages=()

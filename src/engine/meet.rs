@@ -6,11 +6,13 @@ mod error;
 mod line;
 mod meeting;
 mod proof;
+mod server_clock;
 mod surroundings;
 mod wall;
 mod ways;
 
 pub use error::{MeetError, MeetFailure};
+pub use server_clock::server_clock;
 
 use super::config::Opener;
 use super::{Connection, PortMapping, Progress};

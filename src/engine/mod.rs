@@ -24,7 +24,7 @@ pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use expose::{Expose, Happening, Host, Lost};
 pub use mapping::{MapRequest, MappingError, MappingProtocol, PendingMapping, PortMapping};
-pub use meet::{Meet, MeetError, MeetFailure, Met, Step};
+pub use meet::{Meet, MeetError, MeetFailure, Met, Step, server_clock};
 pub use report::{Report, Way};
 pub use survey::{Held, Survey, SurveyError};
 

@@ -253,9 +253,17 @@ impl Fit {
 
     /// As [`Fit::model_for`], but where one mapping for all destinations is merely the likeliest
     /// of what cannot be told apart, the next likeliest: a search finds a stable port as well, and
-    /// who counts on one fails where it is not.
+    /// who counts on one fails where it is not. Likewise a parity that a few ports may have kept by
+    /// chance: a search of both finds half as much, one of the wrong half hardly anything.
     pub fn prudent_model(&self, source: u16, when: WallTime) -> PortModel {
         let model = self.model_for(source, when);
+        if matches!(model, PortModel::Parity(_)) {
+            let random = |(other, probability): &&(PortModel, f64)| {
+                matches!(other, PortModel::Random(_)) && *probability > UNLIKELY
+            };
+            let other = self.alternatives.iter().find(random);
+            return other.map_or(model, |(other, _)| other.clone());
+        }
         if model != PortModel::Stable || !self.unknown.contains(&Unknown::WhetherStable) {
             return model;
         }

@@ -11,8 +11,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Exchanges of clocks in a row: the least delayed of so many is hardly delayed at all.
-const BURST: u32 = 8;
 /// Between two of them: all of a burst are under way before the first is back.
 const GAP: Duration = Duration::from_millis(1);
 /// Between two bursts while the peer is awaited. It keeps routers' entries alive, too: RFC 5382
@@ -118,7 +116,7 @@ pub struct Session {
     by_code: bool,
     clock: ClockFilter,
     /// Exchanges left of this burst.
-    burst: u32,
+    burst: usize,
     /// Bursts and questions that have ended without an answer to anything.
     unanswered: u32,
     /// When the next exchange is due, or the answer to the last one.
@@ -130,6 +128,9 @@ pub struct Session {
 }
 
 impl Session {
+    /// Exchanges of clocks in a row: the least delayed of so many is hardly delayed at all.
+    pub const BURST: usize = 8;
+
     /// A connection that stands since `now`. `random` serves for this session alone.
     ///
     /// # Errors
@@ -144,7 +145,7 @@ impl Session {
             secrets: None,
             by_code: false,
             clock: ClockFilter::default(),
-            burst: BURST,
+            burst: Self::BURST,
             unanswered: 0,
             due: now,
             welcomed: false,
@@ -201,7 +202,7 @@ impl Session {
             return Ok(());
         }
         match self.unanswered {
-            0 => self.burst = BURST,
+            0 => self.burst = Self::BURST,
             QUESTIONS.. => return Err(SessionError::Silent(AGAIN * QUESTIONS)),
             _ => self.burst = 1,
         }
@@ -231,7 +232,7 @@ impl Session {
 
     /// Asks the server for its clock some times from `now` on.
     pub fn ask_clock(&mut self, now: WallTime) {
-        self.burst = BURST;
+        self.burst = Self::BURST;
         self.due = now;
     }
 
@@ -244,6 +245,11 @@ impl Session {
     /// How this clock stands to the server's.
     pub fn clock(&self, now: WallTime) -> Option<ClockEstimate> {
         self.clock.estimate(now)
+    }
+
+    /// How many answers the estimate of the server's clock rests on.
+    pub fn exchanges(&self) -> usize {
+        self.clock.len()
     }
 
     /// What both peers hold, once [`Event::Keyed`] has come.

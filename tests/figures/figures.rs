@@ -7,6 +7,7 @@
 mod behaviour;
 mod capacity;
 mod chance;
+mod clock;
 mod connecting;
 mod end;
 mod firing;
@@ -17,6 +18,7 @@ mod machine;
 mod meetings;
 mod output;
 mod pair;
+mod peer;
 mod ports;
 mod retransmissions;
 mod sample;
@@ -61,7 +63,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 19] = [
+const FIGURES: [(&str, Measurement); 20] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -79,6 +81,7 @@ const FIGURES: [(&str, Measurement); 19] = [
     ("loss", loss::measure),
     ("chance", chance::measure),
     ("meet", meetings::measure),
+    ("clock", clock::measure),
     ("server", capacity::measure),
     ("nat", behaviour::measure),
 ];

@@ -13,6 +13,9 @@ use crate::trial::{Trial, Trials};
 pub(crate) struct Matrix {
     pub(crate) machine: Machine,
     pub(crate) one_way_delay: &'static str,
+    /// `punch`: at an instant that both were told, and models where ports are not preserved;
+    /// `meet`: by programs that were told nothing but a code.
+    pub(crate) method: &'static str,
     pub(crate) kinds: Vec<Router>,
     pub(crate) pairs: Vec<Cell>,
 }
@@ -38,7 +41,8 @@ pub(crate) struct Cell {
     pub(crate) oracle: Expectation,
     pub(crate) punch: Score,
     /// A loop of timed connect(), which is what there is without the product.
-    pub(crate) connect: Score,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connect: Option<Score>,
 }
 
 /// What the trials by one method came to.
@@ -46,7 +50,8 @@ pub(crate) struct Cell {
 pub(crate) struct Score {
     pub(crate) tried: usize,
     pub(crate) connected: usize,
-    /// From the instant until the later end had its descriptor; of the trials that connected.
+    /// From the instant until the later end had its descriptor, or from the second program's start
+    /// until both had the other's byte; of the trials that connected.
     pub(crate) median_ms: Option<f64>,
     pub(crate) p95_ms: Option<f64>,
     /// The median of packets sent at a and at b; of all trials.
@@ -98,20 +103,25 @@ impl Matrix {
     pub(crate) fn words(&self) -> String {
         let possible = |cell: &&Cell| !matches!(cell.oracle, Expectation::Impossible { .. });
         let cells: Vec<_> = self.pairs.iter().filter(possible).collect();
-        let whole = |score: fn(&Cell) -> &Score| {
-            let all = cells.iter().filter(|cell| score(cell).connected == score(cell).tried);
-            let (tried, connected) = cells.iter().fold((0, 0), |(tried, connected), cell| {
-                (tried + score(cell).tried, connected + score(cell).connected)
+        let whole = |scores: Vec<&Score>| {
+            let all = scores.iter().filter(|score| score.connected == score.tried);
+            let (tried, connected) = scores.iter().fold((0, 0), |(tried, connected), score| {
+                (tried + score.tried, connected + score.connected)
             });
             format!("{connected} of {tried} trials, all of them in {} pairs", all.count())
         };
-        format!(
-            "{} pairs, {} possible. tcp-punch: {}; connect(): {}",
+        let punch = cells.iter().map(|cell| &cell.punch).collect();
+        let connect: Vec<&Score> = cells.iter().filter_map(|cell| cell.connect.as_ref()).collect();
+        let mut words = format!(
+            "{} pairs, {} possible. tcp-punch: {}",
             self.pairs.len(),
             cells.len(),
-            whole(|cell| &cell.punch),
-            whole(|cell| &cell.connect)
-        )
+            whole(punch)
+        );
+        if !connect.is_empty() {
+            words += &format!("; connect(): {}", whole(connect));
+        }
+        words
     }
 }
 

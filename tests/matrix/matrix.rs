@@ -6,6 +6,7 @@
 
 mod cell;
 mod kind;
+mod meetings;
 mod oracle;
 mod picture;
 mod timetable;
@@ -32,6 +33,9 @@ mod output;
 #[path = "../figures/pair.rs"]
 mod pair;
 #[allow(dead_code, reason = "shared with tests/figures")]
+#[path = "../figures/peer.rs"]
+mod peer;
+#[allow(dead_code, reason = "shared with tests/figures")]
 #[path = "../figures/sample.rs"]
 mod sample;
 
@@ -49,6 +53,7 @@ use clap::Parser;
 use cell::{Cell, Matrix, Score};
 use kind::{KINDS, Kind};
 use machine::Machine;
+use meetings::Turns;
 use timetable::Timetable;
 use trial::{DELAY, Method, Sides, Trials};
 
@@ -58,6 +63,9 @@ type Pairing = [&'static Kind; 2];
 #[derive(Parser)]
 #[command(name = "testbed.sh matrix")]
 struct Arguments {
+    /// By `tcp-punch meet` instead, which is told nothing but a code; no connect()
+    #[arg(long)]
+    meet: bool,
     /// Punches of each pair
     #[arg(long, default_value_t = 10, value_name = "N")]
     trials: usize,
@@ -132,6 +140,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let matrix = Matrix {
         machine,
         one_way_delay: DELAY,
+        method: if arguments.meet { "meet" } else { "punch" },
         kinds: kinds.map(Into::into).collect(),
         pairs: measured.into_iter().flatten().collect(),
     };
@@ -152,7 +161,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
 
 /// `None` for what could not be measured.
 fn measure_all(pairings: &[Pairing], arguments: &Arguments) -> Vec<Option<Cell>> {
-    let timetable = Timetable::default();
+    let (timetable, turns) = (Timetable::default(), Turns::default());
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cells = Mutex::new(vec![None; pairings.len()]);
     let work = || {
@@ -161,7 +170,10 @@ fn measure_all(pairings: &[Pairing], arguments: &Arguments) -> Vec<Option<Cell>>
             pairings.get(place).map(|pair| (place, pair))
         } {
             let began = Instant::now();
-            let measured = measure(*pair, arguments, &timetable);
+            let measured = match arguments.meet {
+                true => meet(*pair, arguments, &turns),
+                false => measure(*pair, arguments, &timetable),
+            };
             let number = done.fetch_add(1, Ordering::Relaxed) + 1;
             let seconds = began.elapsed().as_secs_f64();
             print!("{number:3}/{} ", pairings.len());
@@ -196,8 +208,13 @@ fn measure(
     };
     let punch = trials(Method::Punch, arguments.trials, arguments.patience)?;
     let connect = trials(Method::Connect, arguments.connect_trials, arguments.connect_patience)?;
-    let [a, b] = pair;
-    Ok(Cell { a: a.name, b: b.name, oracle: oracle::expect(a, b), punch, connect })
+    Ok(Cell::of(pair, punch, Some(connect)))
+}
+
+fn meet(pair: Pairing, arguments: &Arguments, turns: &Turns) -> Result<Cell, Box<dyn Error>> {
+    let patience = Duration::from_millis(arguments.patience);
+    let met = meetings::trials(pair, arguments.trials, patience, turns)?;
+    Ok(Cell::of(pair, met.into(), None))
 }
 
 /// The picture at twice its size, for screens with small pixels.
@@ -235,6 +252,10 @@ impl Arguments {
 }
 
 impl Cell {
+    fn of([a, b]: Pairing, punch: Score, connect: Option<Score>) -> Self {
+        Self { a: a.name, b: b.name, oracle: oracle::expect(a, b), punch, connect }
+    }
+
     /// The pair in one line.
     fn line(&self) -> String {
         let score = |score: &Score| {
@@ -253,12 +274,13 @@ impl Cell {
             oracle::Expectation::Possible { strategy, .. } => format!("possible by {strategy}"),
             oracle::Expectation::Impossible { .. } => "impossible".to_owned(),
         };
+        let connect = self.connect.as_ref().map(|it| format!("; connect() {}", score(it)));
         format!(
-            "{} / {}, {possible}: punch {}; connect() {}",
+            "{} / {}, {possible}: {}{}",
             self.a,
             self.b,
             score(&self.punch),
-            score(&self.connect)
+            connect.unwrap_or_default()
         )
     }
 }

@@ -82,8 +82,8 @@ impl Matrix {
                 if column <= row {
                     draw(&mut svg, (x, y), &Look::of(&cell.punch, cell));
                 }
-                if column >= row {
-                    draw(&mut svg, (x + CELL_WIDTH + GAP, y), &Look::of(&cell.connect, cell));
+                if let Some(connect) = cell.connect.as_ref().filter(|_| column >= row) {
+                    draw(&mut svg, (x + CELL_WIDTH + GAP, y), &Look::of(connect, cell));
                 }
             }
         }

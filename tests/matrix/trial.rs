@@ -50,7 +50,8 @@ pub(crate) enum Method {
 pub(crate) struct Trial {
     /// Both ends have a descriptor, and each read what the other wrote.
     pub(crate) connected: bool,
-    /// From the instant until the later end had its descriptor.
+    /// From the instant, or the second program's start, until the later end had its descriptor, or
+    /// the other's byte.
     pub(crate) fd_ms: Option<f64>,
     /// Packets that each side sent: the product's own count, which includes its probes of the
     /// path; for connect() what the host sent before any data.
@@ -115,14 +116,7 @@ impl Trials {
 impl<'a> Sides<'a> {
     /// Makes two routers. Where there is nothing to search, so many trials go together.
     pub(crate) fn up(pair: [&'static Kind; 2], at_once: usize, timetable: &'a Timetable) -> Self {
-        let [a, b] = pair.map(|kind| kind.network);
-        // Another one for every network, or random ports would be the same ones again and again.
-        let seed = fresh_port().to_string();
-        let mut options = vec!["--delay", DELAY, "--seed", &seed, "--nat-a", a, "--nat-b", b];
-        for (option, kind) in ["--outer-a", "--outer-b"].into_iter().zip(pair) {
-            options.extend(kind.outer.into_iter().flat_map(|outer| [option, outer]));
-        }
-        let network = Network::up(options);
+        let network = network(pair, &[]);
         let address = |side: usize, behind: [&str; 2], bare: [&str; 2]| {
             let of = if pair[side].network == "none" { bare } else { behind };
             of[side].parse().expect("an address")
@@ -228,6 +222,19 @@ impl<'a> Sides<'a> {
     }
 }
 
+/// Two hosts behind routers of these kinds, with further options of network.sh.
+pub(crate) fn network(pair: [&Kind; 2], options: &[&str]) -> Network {
+    let [a, b] = pair.map(|kind| kind.network);
+    // Another one for every network, or random ports would be the same ones again and again.
+    let seed = fresh_port().to_string();
+    let mut all = vec!["--delay", DELAY, "--seed", &seed, "--nat-a", a, "--nat-b", b];
+    for (option, kind) in ["--outer-a", "--outer-b"].into_iter().zip(pair) {
+        all.extend(kind.outer.into_iter().flat_map(|outer| [option, outer]));
+    }
+    all.extend(options);
+    Network::up(all)
+}
+
 /// How long a trial keeps both processors at work: a search of k tuples opens them before the
 /// instant, and mostly ends in the first half of its SYNs.
 fn window(pair: [&Kind; 2]) -> Window {
@@ -242,11 +249,12 @@ fn window(pair: [&Kind; 2]) -> Window {
 }
 
 /// Waits until no connection of the host's can send anything: it would be given a port.
-fn settled(host: &Host) -> io::Result<()> {
-    /// As `/proc/net/tcp` has it.
-    const TIME_WAIT: &str = "06";
+pub(crate) fn settled(host: &Host) -> io::Result<()> {
+    /// FIN-WAIT-2 and TIME-WAIT, as `/proc/net/tcp` has them.
+    const SILENT: [&str; 2] = ["05", "06"];
     let began = Instant::now();
-    let at_work = |line: &String| line.split_whitespace().nth(3) != Some(TIME_WAIT);
+    let at_work =
+        |line: &String| line.split_whitespace().nth(3).is_none_or(|it| !SILENT.contains(&it));
     while host.proc_net("tcp").iter().any(at_work) {
         if began.elapsed() > PATIENCE {
             return Err(io::Error::other("connections of an earlier trial do not end"));

@@ -14,6 +14,8 @@ const PIECES: usize = 16;
 
 /// A session and the socket that carries it.
 pub(super) struct Line {
+    /// Just before the SYN left: no later mapping may seem to be earlier.
+    pub(super) began: WallTime,
     stream: Stream,
     /// What for; taken when it is connected.
     pub(super) purpose: Option<Purpose>,
@@ -23,7 +25,8 @@ pub(super) struct Line {
 impl Line {
     /// Begins to connect, from `local`.
     pub(super) fn open(local: SocketAddr, server: SocketAddr) -> Result<Self, MeetError> {
-        Ok(Self { stream: Stream::open(local, server)?, purpose: None, session: None })
+        let began = clock::now();
+        Ok(Self { began, stream: Stream::open(local, server)?, purpose: None, session: None })
     }
 
     /// Our end.

@@ -28,8 +28,7 @@ const ACCOUNTING: Duration = Duration::from_secs(2);
 const PARTING: Duration = Duration::from_secs(1);
 /// Nothing else happens: look around this often.
 const IDLE: Duration = Duration::from_secs(1);
-/// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch takes
-/// two.
+/// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch
 /// takes as many as are spread, and one more.
 const LAN: u16 = 1;
 const IPV6: u16 = 2;
@@ -39,7 +38,6 @@ pub(super) struct Meeting {
     local: SocketAddr,
     /// `None` once it is lost and no longer needed.
     line: Option<Line>,
-    began: WallTime,
     wall: Wall,
     around: Surroundings,
     keyed_at: Option<WallTime>,
@@ -61,7 +59,6 @@ impl Meeting {
             meet,
             local: line.local()?,
             line: Some(line),
-            began: clock::now(),
             wall: Wall::new(clock::now(), Instant::now()),
             around,
             keyed_at: None,
@@ -132,8 +129,9 @@ impl Meeting {
         {
             match event {
                 Event::Welcome { observed, other_port, other_address } => {
+                    let began = self.line.as_ref().map_or_else(clock::now, |line| line.began);
                     let others: Vec<_> = other_port.into_iter().chain(other_address).collect();
-                    self.around.welcome(self.began, observed, &others)?;
+                    self.around.welcome(began, observed, &others)?;
                 }
                 Event::Coded(code) => progress(Step::Coded(code)),
                 Event::Keyed => {
@@ -223,6 +221,7 @@ impl Meeting {
         }
         let mapped = self.around.mapped().filter(|_| self.meet.proof);
         report.candidates = candidates(self.local, external, mapped, self.meet.spread);
+        tracing::debug!("our ports: {}; seen at {external:?}", report.model);
         session.tell(&Told::Report(Box::new(report.clone())))?;
         self.ours = Some(report);
         self.clock = Some(estimate);
@@ -248,6 +247,7 @@ impl Meeting {
         if let Some(model) = &self.meet.models.1 {
             theirs.model = clock.shared(model);
         }
+        tracing::debug!("the peer's ports: {}; seen at {:?}", theirs.model, theirs.external);
         let mut agreement = Agreement::of(ours, theirs, secrets.role())?;
         let proofs = agreement.proof.then(|| Proofs::of(secrets));
         if proofs.is_none() {

@@ -365,6 +365,18 @@ fn a_sequence_stands_behind_the_last_observation() {
 }
 
 #[test]
+fn a_parity_that_few_ports_kept_may_be_chance() {
+    let seen = seen("parity:40000-40999", APDM);
+    let prudent = |seen: &[Observation]| {
+        let fit = fit(seen).unwrap();
+        assert!(matches!(fit.model, PortModel::Parity(_)), "{fit}");
+        fit.prudent_model(40_001, seen[0].at)
+    };
+    assert!(matches!(prudent(&seen[..5]), PortModel::Random(_)));
+    assert!(matches!(prudent(&seen), PortModel::Parity(_)));
+}
+
+#[test]
 fn a_stable_port_is_known_only_where_it_was_seen() {
     let seen = seen("random:1024-65535", EIM);
     let fit = fit(&seen).unwrap();

@@ -29,7 +29,8 @@ impl Client {
     }
 
     fn code(&self) -> Code {
-        let code = |event: &Event| if let Event::Coded(code) = event { Some(code.clone()) } else { None };
+        let code =
+            |event: &Event| if let Event::Coded(code) = event { Some(code.clone()) } else { None };
         self.events.iter().find_map(code).expect("it has a code")
     }
 }
@@ -417,7 +418,7 @@ fn a_server_that_is_there_is_asked_now_and_then_and_no_more() {
     world.pass(50 * 60 * SECOND);
     assert_eq!(world.over(a), "");
     let bursts = 50 * 60 / 20;
-    let posted = world.posted / 2 / u64::from(BURST);
+    let posted = world.posted / 2 / Session::BURST as u64;
     assert!((bursts - 2..=bursts + 2).contains(&posted), "{posted} bursts");
 }
 
