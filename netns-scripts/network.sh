@@ -105,7 +105,8 @@ up() {
     # Whatever is still being made must not outlive its removal.
     trap 'wait; down' EXIT
     mkdir -p "$state"
-    [[ -z $server || $topology == two-nats ]] || fail "a $topology has no server outside"
+    [[ -z $server || $topology == two-nats || $topology == one-nat ]] ||
+        fail "a $topology has no server outside"
     case $topology in
     two-nats) up_two_nats ;;
     one-nat) up_one_nat ;;

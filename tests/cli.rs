@@ -41,6 +41,25 @@ fn file(directory: &TempDir, name: &str, content: &[u8], mode: u32) -> String {
 }
 
 #[test]
+fn codes_that_are_none() {
+    for (code, says) in [
+        ("", "the code is empty; a code looks like 7-guitar-umbrella"),
+        ("guitar", "a code begins with its number, as in 7-guitar-umbrella, and not with `guitar`"),
+        ("7-guitar", "a code has two words after its number, as in 7-guitar-umbrella, and not 1"),
+        ("7-guitar-umbrela", "no code has the word `umbrela`; is it `umbrella`?"),
+        (
+            "99999999999-guitar-umbrella",
+            "a code begins with its number, as in 7-guitar-umbrella, and not with `99999999999`",
+        ),
+        ("7-\x1b[2J-umbrella", "no code has the word `\\u{1b}[2j`; is it `acid`?"),
+        (&"a".repeat(300), "300 bytes are no code; a code looks like 7-guitar-umbrella"),
+    ] {
+        let words = ["meet", "--server", "192.0.2.1", code];
+        assert_eq!(happened(&run(&words), 2), says);
+    }
+}
+
+#[test]
 fn words_that_clap_refuses() {
     for (words, says) in [
         (&["--pear", "x"][..], "there is no option --pear"),

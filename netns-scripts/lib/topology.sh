@@ -195,7 +195,8 @@ up_one_nat() {
     [[ ${nat_a%%:*} != none ]] || fail "one-nat needs a router that translates, not none"
     add_nats a "$nat_a" "$outer_a" 198.51.100.1
     a_outer=$outer_v4
-    add_namespaces host-a host-b router-a router-b
+    add_namespaces host-a host-b router-a router-b ${server:+server}
+    [[ -z $server ]] || wan_options+=(--attach "$name-server=wan:$(as_prefixes "$server")")
     start_wan
     ip_batch "$name-router-a" <<END
 link set dev lo up
@@ -219,6 +220,7 @@ END
     await_wan
     connect_router a "$a_outer" "$nat_a"
     connect_router b 203.0.113.1 none
+    [[ -z $server ]] || connect_server "$server"
 }
 
 # Two routers whose outer interfaces are the two ends of one wire.

@@ -76,7 +76,8 @@ pub enum Answer {
     Allocated(u32),
     /// The peer is there.
     Met {
-        /// The first message of its key exchange.
+        /// The first message of its key exchange. Empty if it speaks second, or has not spoken
+        /// yet: the message then follows as [`Answer::Relayed`].
         opening: Vec<u8>,
     },
     /// Bytes from the peer.

@@ -341,6 +341,13 @@ impl Server {
         if opening.len() <= MAX_OPENING && self.places.speak(place, id, &opening) {
             return;
         }
+        // Or did when this left, and has been met meanwhile.
+        if let Some(Connection { stage: Stage::Met(met), .. }) = self.connections.get_mut(&id)
+            && opening.len() <= MAX_OPENING
+            && std::mem::take(&mut met.opening_owed)
+        {
+            return self.relay(id, opening, now);
+        }
         if let Err(refusal) = self.may_wait(id, &opening, now) {
             return self.refuse(id, refusal, now);
         }
@@ -364,9 +371,13 @@ impl Server {
         self.answered(waiter.who);
         self.stop_waiting(waiter.who);
         self.counts.meetings += 1;
-        for (who, peer, opening) in [(waiter.who, id, opening), (id, waiter.who, waiter.opening)] {
+        let owed = waiter.opening.is_empty();
+        for (who, peer, opening, opening_owed) in
+            [(waiter.who, id, opening, owed), (id, waiter.who, waiter.opening, false)]
+        {
             if let Some(connection) = self.connections.get_mut(&who) {
-                connection.stage = Stage::Met(Met { peer: Some(peer), messages: 0, bytes: 0 });
+                let met = Met { peer: Some(peer), opening_owed, messages: 0, bytes: 0 };
+                connection.stage = Stage::Met(met);
             }
             self.answer(who, Answer::Met { opening });
             self.set_deadline(who, Some(now + self.limits.idle));

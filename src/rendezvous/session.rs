@@ -315,8 +315,8 @@ impl Session {
                 self.join_by(&code)?;
                 self.events.push_back(Event::Coded(code));
             }
-            // The other end has to hear us before it can answer; with a code neither has.
-            Answer::Met { opening } if opening.is_empty() && !self.by_code => {
+            // The other end has to hear us before it can answer, or its opening is under way.
+            Answer::Met { opening } if opening.is_empty() => {
                 self.opening_due = Some(now.after(OPENING));
             }
             Answer::Met { opening } => self.handle_opening(&opening, now)?,

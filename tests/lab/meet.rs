@@ -14,11 +14,32 @@ pub(crate) struct Server(Option<Program>);
 
 impl Server {
     pub(crate) fn start(host: &Host) -> Self {
-        let program = Program::start(host.command(binary()).arg("serve"));
+        Self::start_at(host, 3478)
+    }
+
+    /// On this port and the next one.
+    pub(crate) fn start_at(host: &Host, port: u16) -> Self {
+        let (listen, other) = (format!("[::]:{port}"), (port + 1).to_string());
+        let options = ["serve", "--listen", &listen, "--alt-port", &other];
+        let program = Program::start(host.command(binary()).args(options));
         eventually("the server listens", || {
-            host.run(|| std::net::TcpStream::connect((SERVER, 3478)).is_ok())
+            host.run(|| std::net::TcpStream::connect((SERVER, port)).is_ok())
         });
         Self(Some(program))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.0.iter().for_each(|program| program.signal(signal));
+    }
+}
+
+impl Server {
+    /// Ends it by this signal.
+    pub(crate) fn end(mut self, signal: Signal) {
+        if let Some(program) = self.0.take() {
+            program.signal(signal);
+            program.end();
+        }
     }
 }
 
@@ -43,7 +64,7 @@ pub(crate) fn code(program: &Program) -> String {
 }
 
 /// Both type a line, and read the other's.
-fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
+pub(crate) fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
     a.type_line("from a");
     b.type_line("from b");
     a.end_input();

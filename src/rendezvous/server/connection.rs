@@ -56,6 +56,8 @@ pub(super) enum Stage {
 pub(super) struct Met {
     /// As long as it is there.
     pub(super) peer: Option<ConnectionId>,
+    /// The peer came before this one's opening did.
+    pub(super) opening_owed: bool,
     /// What went from this one to the peer.
     pub(super) messages: u16,
     pub(super) bytes: u32,

@@ -24,8 +24,13 @@ struct Client {
 
 impl Client {
     fn told(&self) -> Vec<&Told> {
-        let told = |event| if let &Event::Told(ref told) = event { Some(told) } else { None };
-        self.events.iter().filter_map(told).collect()
+        let mut all = Vec::new();
+        for event in &self.events {
+            if let Event::Told(told) = event {
+                all.push(told);
+            }
+        }
+        all
     }
 
     fn code(&self) -> Code {
@@ -332,7 +337,7 @@ fn a_wrong_word_ends_both_and_spends_the_code() {
         for nth in [teller, hearer] {
             let over = &world.clients[nth].over;
             assert!(matches!(over, Some(SessionError::WrongCode)), "{nth}: {over:?}");
-            assert_eq!(world.clients[nth].told(), [&account(); 0]);
+            assert!(world.clients[nth].told().is_empty());
         }
         let third = world.client(Purpose::Code(code));
         world.pass(SECOND);
@@ -376,7 +381,8 @@ fn a_server_that_sends_back_our_own_messages_learns_nothing() {
 
 #[test]
 fn what_is_repeated_or_altered_on_the_way_ends_the_session_at_both_ends() {
-    let alterations: [fn(Vec<u8>) -> Vec<Vec<u8>>; 4] = [
+    type Alter = fn(Vec<u8>) -> Vec<Vec<u8>>;
+    let alterations: [Alter; 4] = [
         |sealed| vec![sealed.clone(), sealed],
         |sealed| vec![sealed[..sealed.len() - 1].to_vec()],
         |mut sealed| {
@@ -477,35 +483,35 @@ fn a_clock_that_is_set_does_not_make_a_server_silent() {
 
 #[test]
 fn a_peer_that_does_not_begin_is_not_waited_for() {
-    // With a code both ends speak at once.
-    let mut world = World::new();
-    world.tamper = Box::new(|_, answer| match answer {
-        Answer::Met { .. } => vec![Answer::Met { opening: Vec::new() }],
-        answer => vec![answer],
-    });
-    for _ in 0..2 {
-        world.client(Purpose::Code("7-guitar-umbrella".parse().unwrap()));
-    }
-    world.pass(SECOND);
-    let opening = ExchangeError::Length { found: 0, expected: SPAKE2_OPENING };
-    assert_eq!(world.over(0), opening.to_string());
-
-    // Who is called speaks second.
-    let mut world = World::new();
     let [home, laptop] = [[1; 32], [2; 32]].map(Identity::generate);
-    world.tamper = Box::new(|_, answer| match answer {
-        Answer::Refused(_) => vec![Answer::Met { opening: Vec::new() }],
-        answer => vec![answer],
-    });
-    let caller = world.client(Purpose::Call(laptop, home.public()));
-    world.pass(7 * SECOND);
-    assert_eq!(world.over(caller), "");
-    world.pass(2 * SECOND);
-    assert_eq!(world.over(caller), "the peer came, and said nothing within 8s");
+    for purpose in
+        [Purpose::Code("7-guitar-umbrella".parse().unwrap()), Purpose::Call(laptop, home.public())]
+    {
+        let mut world = World::new();
+        world.tamper = Box::new(|_, answer| match answer {
+            Answer::Welcome { .. } => vec![answer, Answer::Met { opening: Vec::new() }],
+            Answer::Clock(_) => vec![answer],
+            _ => Vec::new(),
+        });
+        world.client(purpose);
+        world.pass(7 * SECOND);
+        assert_eq!(world.over(0), "");
+        world.pass(2 * SECOND);
+        assert_eq!(world.over(0), "the peer came, and said nothing within 8s");
+    }
 }
 
-/// A letter and a point.
-const SPAKE2_OPENING: usize = 33;
+/// A program that reads the code can be faster than the one that made it.
+#[test]
+fn a_peer_may_come_before_the_opening_of_who_waits() {
+    let mut world = World::new();
+    world.client(Purpose::NewCode([3; 32]));
+    world.pass(MS);
+    world.client(Purpose::Code(Code::new(1, [3; 32])));
+    world.pass(SECOND);
+    assert_eq!([world.over(0), world.over(1)], ["", ""]);
+    assert!(same_secrets(&world));
+}
 
 fn welcome(observed: &str, others: u8) -> Answer {
     let other = |nth| SocketAddr::from(([203, 0, 113, nth], 3478));
