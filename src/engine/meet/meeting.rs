@@ -78,6 +78,11 @@ impl Meeting {
         loop {
             self.around.proceed();
             self.look_at_the_clock()?;
+            match self.keyed_at {
+                None => self.around.study(clock::now())?,
+                Some(_) if self.ours.is_none() => self.around.reread(clock::now())?,
+                Some(_) => {}
+            }
             let lost = self.proceed_line(progress)?;
             self.tell_report()?;
             self.begin(progress)?;
@@ -360,6 +365,12 @@ impl Meeting {
     fn wait(&self) -> Result<bool, MeetError> {
         let now = clock::now();
         let due = self.line.as_ref().and_then(Line::poll_timeout);
+        let look = match self.keyed_at {
+            None => self.around.study_at(),
+            Some(_) if self.ours.is_none() => self.around.reread_at(),
+            Some(_) => None,
+        };
+        let due = due.into_iter().chain(look).min();
         let most = due.map_or(IDLE, |due| now.until(due).min(IDLE));
         let attempts = self.attempts.as_ref().map(AsFd::as_fd);
         let readable: Vec<BorrowedFd> = [self.around.as_fd()].into_iter().chain(attempts).collect();

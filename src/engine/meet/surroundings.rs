@@ -5,7 +5,7 @@ use super::error::MeetError;
 use crate::engine::prober::walk;
 use crate::engine::{Held, MapRequest, PendingMapping, PortMapping, Survey};
 use crate::nat::{self, Fit, Observation, Path, PortModel};
-use crate::sys::CallFailed;
+use crate::sys::{CallFailed, clock};
 use crate::wire::WallTime;
 use nix::errno::Errno;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -27,6 +27,11 @@ const PRIVILEGED: [u16; 2] = [1016, 1009];
 const DOOR: u16 = 150;
 /// A counter that was read so long ago has moved on.
 const STALE: Duration = Duration::from_millis(300);
+/// A counter's rate is not known from less: where others make fifty mappings a second, ten.
+const READING: Duration = Duration::from_millis(200);
+/// Who waits for the peer asks from so many more ports where the router draws from a pool: eight
+/// ports leave it open whether the pool is half as large again, twenty hardly do.
+const MORE: std::ops::Range<u16> = 4..16;
 
 enum News {
     Observed(Observation),
@@ -50,6 +55,10 @@ pub(super) struct Surroundings {
     ringer: PipeWriter,
     /// Connections that keep the first port's mappings alive.
     held: Vec<Held>,
+    /// Whether a counter was read again after so short a time that its rate was not known.
+    reread: bool,
+    /// When there is time to ask for more; `None` once that has been done.
+    leisure_at: Option<WallTime>,
     /// A port mapping that the router was asked for, and the port of ours that it is for.
     pending: Option<PendingMapping>,
     pub(super) mapping: Option<PortMapping>,
@@ -78,6 +87,8 @@ impl Surroundings {
             bell,
             ringer,
             held: Vec::new(),
+            reread: false,
+            leisure_at: Some(clock::now().after(STALE)),
             pending: None,
             mapping: None,
         };
@@ -110,7 +121,10 @@ impl Surroundings {
         let (local, destination) = (SocketAddr::new(self.local_ip, self.port), self.server);
         self.observations.push(Observation { at, local, destination, external: observed });
         let known = |to: &&SocketAddr| !self.asked.iter().any(|(_, asked)| asked == *to);
-        let new: Vec<_> = others.iter().filter(known).map(|to| (self.port, *to)).collect();
+        let mut new: Vec<_> = others.iter().filter(known).map(|to| (self.port, *to)).collect();
+        // One port may get the same mapping towards both addresses by chance.
+        let elsewhere = new.iter().find(|(_, to)| to.ip() != self.server.ip());
+        new.extend(elsewhere.map(|(_, to)| (self.neighbour(1), *to)));
         // Where every port is kept there is nothing more to learn.
         if observed.port() == self.port || new.is_empty() {
             return Ok(());
@@ -122,21 +136,65 @@ impl Surroundings {
     pub(super) fn is_known(&self) -> bool {
         let of_port = |it: &&Observation| it.local.port() == self.port;
         let kept = |it: &Observation| it.external.port() == it.local.port();
-        self.surveys == 0 && !self.observations.is_empty()
-            || self.observations.iter().filter(of_port).count() > 1
-                && self.observations.iter().all(kept)
+        self.observations.iter().filter(of_port).count() > 1 && self.observations.iter().all(kept)
+            || self.surveys == 0 && !self.observations.is_empty() && self.reread_at().is_none()
+    }
+
+    /// When [`Surroundings::reread`] is due, once the peer has come.
+    pub(super) fn reread_at(&self) -> Option<WallTime> {
+        let times = || self.observations.iter().map(|it| it.at);
+        let (first, last) = times().min().zip(times().max())?;
+        if self.reread || self.surveys > 0 || first.until(last) >= READING || !self.counts() {
+            return None;
+        }
+        Some(first.after(READING))
+    }
+
+    /// Reads a counter again whose rate is not known.
+    pub(super) fn reread(&mut self, now: WallTime) -> Result<(), MeetError> {
+        if self.reread_at().is_none_or(|at| now < at) {
+            return Ok(());
+        }
+        self.reread = true;
+        self.read_counter()
+    }
+
+    fn counts(&self) -> bool {
+        self.fit().is_some_and(|fit| matches!(fit.model, PortModel::Sequential(_)))
+    }
+
+    fn read_counter(&mut self) -> Result<(), MeetError> {
+        let next = SocketAddr::new(self.server.ip(), self.server.port().wrapping_add(1));
+        let (a, b) = (self.neighbour(2), self.neighbour(3));
+        self.ask(vec![(a, self.server), (b, self.server), (a, next)])
     }
 
     /// Reads a counter again, if there is one and the last reading is old.
     pub(super) fn refresh(&mut self, now: WallTime) -> Result<(), MeetError> {
         let latest = self.observations.iter().map(|it| it.at).max();
-        let counts = self.fit().is_some_and(|fit| matches!(fit.model, PortModel::Sequential(_)));
-        if self.surveys > 0 || !counts || latest.is_none_or(|at| at.until(now) < STALE) {
+        let fresh = latest.is_none_or(|at| at.until(now) < STALE);
+        if self.surveys > 0 || fresh || !self.counts() {
             return Ok(());
         }
-        let next = SocketAddr::new(self.server.ip(), self.server.port().wrapping_add(1));
-        let (a, b) = (self.neighbour(2), self.neighbour(3));
-        self.ask(vec![(a, self.server), (b, self.server), (a, next)])
+        self.read_counter()
+    }
+
+    /// When [`Surroundings::study`] is due, as long as the peer has not come.
+    pub(super) fn study_at(&self) -> Option<WallTime> {
+        self.leisure_at.filter(|_| self.surveys == 0)
+    }
+
+    /// Takes a second, closer look at a pool, for which there is time while the peer is awaited.
+    pub(super) fn study(&mut self, now: WallTime) -> Result<(), MeetError> {
+        if self.study_at().is_none_or(|at| now < at) {
+            return Ok(());
+        }
+        self.leisure_at = None;
+        let drawn = |fit: Fit| matches!(fit.model, PortModel::Random(_) | PortModel::Parity(_));
+        if !self.fit().is_some_and(drawn) {
+            return Ok(());
+        }
+        self.ask(MORE.map(|nth| (self.neighbour(nth), self.server)).collect())
     }
 
     /// How the routers on the way number ports, all considered.

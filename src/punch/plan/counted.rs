@@ -10,6 +10,10 @@ const FEWEST_WAYS: u32 = 2;
 /// More only make up for a router busier than we are.
 const MOST_WAYS: u32 = 8;
 
+/// At least so many places of a run for a random end to search: its pool may have been estimated
+/// from a few ports, and each place stands for one port that may lie beside the real one.
+const FEWEST_PLACES: u32 = 4;
+
 /// How many independent tries leave none of them with a tenth of what a plan may miss.
 fn ways(each: f64) -> u32 {
     (FEWEST_WAYS..MOST_WAYS)
@@ -154,7 +158,8 @@ fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Sh
     let found = f64::from(sources) / f64::from(n) * a.ours();
     // The window itself may fail; it is left half of what a plan may miss.
     let enough = ((1.0 - TARGET) / 2.0).ln() / (-found).ln_1p();
-    let places = chance::floor(enough).saturating_add(1).min(most_places).min(most.div_ceil(2));
+    let places = chance::floor(enough).saturating_add(1).max(FEWEST_PLACES);
+    let places = places.min(most_places).min(most.div_ceil(2));
     let longest = most - places + 1;
     let wanted = a.spread(0, most).cut(longest).len() + places;
     let from = wanted.div_ceil(n).min(MOST_SOURCES);
@@ -166,13 +171,39 @@ fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Sh
     let reached = a.covers(offsets, (0, run), run);
     let missed = (1.0 - found).max(0.0).powf(f64::from(places));
     Shape::new(
-        Half::new(from, spread(b, to)),
+        Half::new(from, apart(spread(b, to))),
         Half::new(sources, a.ports(offsets.first..=offsets.last)),
         1.0 - reached * (1.0 - missed),
         reached * found * f64::from(places),
     )
 }
 
+/// In an order in which neighbours are far from each other, by steps of some golden section.
+fn apart(ports: Vec<u16>) -> Vec<u16> {
+    let count = ports.len();
+    let divides = |it: usize, step: usize| step.is_multiple_of(it) && count.is_multiple_of(it);
+    let coprime = |step: &usize| !(2..=*step).any(|it| divides(it, *step));
+    let step = ((count * 5 / 13).max(1)..).find(coprime).unwrap_or(1);
+    (0..count).map(|nth| ports[nth * step % count]).collect()
+}
+
 fn best(shapes: impl Iterator<Item = Shape>) -> Option<Shape> {
     shapes.reduce(|best, shape| if shape.better_than(&best) { shape } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_put_apart_and_none_is_lost() {
+        for count in 1..200_u16 {
+            let ports: Vec<u16> = (0..count).collect();
+            let mut parted = apart(ports.clone());
+            let near = parted.windows(2).filter(|it| it[0].abs_diff(it[1]) < count / 4).count();
+            assert!(near == 0 || count < 12, "{count}: {parted:?}");
+            parted.sort_unstable();
+            assert_eq!(parted, ports);
+        }
+    }
 }
