@@ -47,7 +47,9 @@ mod tests {
     #[test]
     fn success_begins_anew() {
         let mut backoff = Backoff::default();
-        (0..5).for_each(|_| drop(backoff.next(0)));
+        (0..5).for_each(|_| {
+            let _ = backoff.next(0);
+        });
         backoff.reset();
         assert_eq!(backoff.next(u32::MAX), LEAST);
     }

@@ -2,9 +2,9 @@
 //! each other what nobody else can read.
 
 use super::{
-    Answer, ClockEstimate, ClockExchange, ClockFilter, Code, Exchange, ExchangeError, FrameError,
-    Frames, Identity, NotTold, Place, PublicKey, Refusal, Request, Secrets, Taken, Ticket, Told,
-    frame, greeting,
+    Answer, ClockEstimate, ClockExchange, ClockFilter, ClockShift, Code, Exchange, ExchangeError,
+    FrameError, Frames, Identity, NotTold, Place, PublicKey, Refusal, Request, Secrets, Taken,
+    Ticket, Told, frame, greeting,
 };
 use crate::wire::WallTime;
 use std::collections::VecDeque;
@@ -93,6 +93,8 @@ pub struct Session {
     /// By a code, not by key pairs.
     by_code: bool,
     clock: ClockFilter,
+    /// If the clock of the meeting is another server's.
+    shift: Option<(ClockShift, WallTime)>,
     /// Exchanges left of this burst, and when the next one is due.
     burst: u32,
     due: Option<WallTime>,
@@ -114,6 +116,7 @@ impl Session {
             secrets: None,
             by_code: false,
             clock: ClockFilter::default(),
+            shift: None,
             burst: BURST,
             due: Some(now),
             events: VecDeque::new(),
@@ -177,9 +180,10 @@ impl Session {
         self.due = Some(now);
     }
 
-    /// How this clock stands to the server's.
+    /// How this clock stands to the meeting's: the server's, or that of the peer's server.
     pub fn clock(&self, now: WallTime) -> Option<ClockEstimate> {
-        self.clock.estimate(now)
+        let ours = self.clock.estimate(now)?;
+        Some(self.shift.map_or(ours, |(shift, since)| ours.shifted(shift, since)))
     }
 
     /// What both peers hold, once [`Event::Keyed`] has come.
@@ -247,6 +251,7 @@ impl Session {
                 })?;
                 self.events.push_back(Event::Told(Told::from_bytes(&plain)?));
             }
+            Answer::Shifted(shift) => self.shift = Some((shift, now)),
             Answer::Left => self.events.push_back(Event::Left),
             Answer::Refused(refusal) => return Err(refusal.into()),
             Answer::Challenge(_)
@@ -268,5 +273,38 @@ impl Session {
         self.ask_clock(now);
         self.events.push_back(Event::Keyed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rendezvous::ClockTimes;
+
+    #[test]
+    fn the_clock_of_a_meeting_is_that_of_the_peers_server_once_it_is_told() {
+        let at = |ms: i64| WallTime::from_unix_ns(1_800_000_000_000_000_000 + ms * 1_000_000);
+        let mut session = Session::new(Purpose::NewCode([1; 32]), [2; 32], at(0)).unwrap();
+        let times = |sent: WallTime, ahead_ns| ClockTimes {
+            sent_ns: sent.unix_ns(),
+            received_ns: sent.unix_ns() + 5_000_000 + ahead_ns,
+            answered_ns: sent.unix_ns() + 5_000_000 + ahead_ns,
+        };
+        let clock = Answer::Clock(times(at(0), 40));
+        session.handle(&frame(&clock).unwrap(), at(10)).unwrap();
+        let before = session.clock(at(10)).unwrap();
+        assert_eq!(before.offset_ns, 40);
+        let shift = ClockShift { ahead_ns: 7_000_000_000, bound_ns: 1_000, likely_ns: 10 };
+        session.handle(&frame(&Answer::Shifted(shift)).unwrap(), at(10)).unwrap();
+        let after = session.clock(at(10)).unwrap();
+        assert_eq!(after.offset_ns, 7_000_000_040);
+        assert_eq!(after.bound, before.bound + Duration::from_nanos(1_000));
+        assert_eq!(after.likely, before.likely + Duration::from_nanos(10));
+        // The servers' clocks drift apart, and ours from the server's: 0.2 ms a second each.
+        let later = session.clock(at(1_010)).unwrap();
+        assert_eq!(later.bound - after.bound, Duration::from_micros(400));
+        // What the server says of its own clock is still said of that one.
+        session.handle(&frame(&Answer::Clock(times(at(1_000), 40))).unwrap(), at(1_010)).unwrap();
+        assert_eq!(session.clock(at(1_010)).unwrap().offset_ns, 7_000_000_040);
     }
 }
