@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::prelude::*;
 
 const WRITE_ADDRESS: &str = "write ADDRESS:PORT or [IPV6]:PORT, for example [::]:3478";
 const WRITE_PORT: &str = "choose a port from 1 to 65535, other than the first";
@@ -32,6 +33,8 @@ pub fn start_log(args: &ServeArgs) {
             .with_writer(io::stderr)
             .with_max_level(level)
             .with_target(false)
+            .finish()
+            .with(log::ours(level))
             .try_init();
     } else {
         // systemd's journal and its like add the time.
