@@ -25,6 +25,7 @@ tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn
+nats-server         nats-server   nats-server    nats-server    nats-server
 miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
 iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
@@ -125,15 +126,19 @@ install_packages() {
 
 apt_install() (
     local policy=/usr/sbin/policy-rc.d
-    # Debian starts a server when it is installed and at every boot. The STUN server is wanted as a
-    # program that tests run, never as a service that answers the world.
-    if [[ " $* " == *" coturn "* && ! -e $policy ]]; then
+    # Debian starts a server when it is installed and at every boot. The STUN server and the bus are
+    # wanted as programs that tests run, never as services that answer the world.
+    if [[ " $* " == *" coturn "* || " $* " == *" nats-server "* ]] && [[ ! -e $policy ]]; then
         trap 'as_root rm -f "$policy"' EXIT
         as_root install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
     fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
         --no-install-recommends "$@" || exit
-    [[ " $* " != *" coturn "* ]] || as_root update-rc.d coturn disable
+    [[ " $* " != *" coturn "* ]] || as_root update-rc.d coturn disable || exit
+    # It comes with a unit alone, which nothing starts where there is no systemd.
+    if [[ " $* " == *" nats-server "* ]] && command -v systemctl >/dev/null; then
+        as_root systemctl disable nats-server
+    fi
 )
 
 as_root() {

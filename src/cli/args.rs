@@ -296,6 +296,10 @@ pub struct ServeArgs {
     /// Tell figures to Prometheus here, under /metrics
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<String>,
+    /// Join every server on this NATS cluster: clients of one meet clients of another; repeatable
+    /// or comma-separated, the same cluster's
+    #[arg(long, value_name = "nats://HOST:PORT", value_delimiter = ',')]
+    pub bus: Vec<String>,
     /// What one address may have: connections=512,waiting=64 at once, meetings=120,probes=240 a
     /// minute, requests=1000 a second, or some of it
     #[arg(long, value_name = "QUOTA")]

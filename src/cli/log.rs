@@ -3,6 +3,8 @@
 use std::io::IsTerminal;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// The least level that is shown: warnings by default, errors with `-q`, transitions with `-v`,
 /// every packet with `-vv`.
@@ -25,7 +27,15 @@ pub fn start(level: LevelFilter) {
         .with_max_level(level)
         .with_ansi(colour)
         .with_target(false)
+        .finish()
+        .with(ours(level))
         .try_init();
+}
+
+/// Without what the library for the bus says: it tells of every byte that it sends, passwords
+/// included. What matters of it is said in our own words.
+pub fn ours(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level).with_target("async_nats", LevelFilter::OFF)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::args::ServeArgs;
 use super::interrupt::Interrupt;
 use super::{Failure, Status, log, print};
-use crate::engine::serve::{Bound, Config, ServeError};
+use crate::engine::serve::{Bound, BusAddress, BusError, Config, ServeError};
 use crate::rendezvous::server::{AddressLimits, Limits};
 use crate::sys::capability::BINDING_LOW_PORTS;
 use crate::sys::{ListenError, privilege};
@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::prelude::*;
 
 const WRITE_ADDRESS: &str = "write ADDRESS:PORT or [IPV6]:PORT, for example [::]:3478";
 const WRITE_PORT: &str = "choose a port from 1 to 65535, other than the first";
@@ -32,6 +33,8 @@ pub fn start_log(args: &ServeArgs) {
             .with_writer(io::stderr)
             .with_max_level(level)
             .with_target(false)
+            .finish()
+            .with(log::ours(level))
             .try_init();
     } else {
         // systemd's journal and its like add the time.
@@ -54,11 +57,15 @@ pub fn serve(args: &ServeArgs) -> Result<u8, Failure> {
     privilege::forbid_gaining().and_then(|()| privilege::drop_all_but(keep)).map_err(|error| {
         Failure::new(Status::Internal, error, "run it as an ordinary user, who has none to drop")
     })?;
-    announce(&bound, &addresses)?;
-    let done = bound.run(stop);
+    let mut announced = Ok(());
+    let done = bound.run(stop, |bound| {
+        announced = announce(bound, &addresses);
+        announced.is_ok()
+    });
     // Taken, so that it does not end the process when it is let through again.
     interrupt.caught();
     done.map_err(failure)?;
+    announced?;
     tracing::info!("stopped");
     Ok(0)
 }
@@ -134,9 +141,18 @@ fn read(args: &ServeArgs) -> Result<Config, Failure> {
             "write a number above zero, for example 120000",
         ));
     };
+    let bus: Result<Vec<BusAddress>, Failure> = args.bus.iter().map(|text| bus(text)).collect();
     let address = quota(args.quota.as_deref().unwrap_or_default())?;
     let limits = Limits { address, connections, ..Limits::default() };
-    Ok(Config { listen, other_port, other_ips, metrics, limits })
+    Ok(Config { listen, other_port, other_ips, metrics, bus: bus?, limits })
+}
+
+fn bus(text: &str) -> Result<BusAddress, Failure> {
+    // It may hold a password.
+    let shown = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+    text.parse().map_err(|error| {
+        Failure::usage(format!("--bus \"{shown}\" {error}"), "write nats://HOST:PORT")
+    })
 }
 
 fn address(option: &str, text: &str) -> Result<SocketAddr, Failure> {
@@ -174,6 +190,7 @@ fn failure(error: ServeError) -> Failure {
     let status = match &error {
         ServeError::Listen(ListenError::Privileged(_)) => Status::Privilege,
         ServeError::Listen(ListenError::NotOurs(_)) => Status::Usage,
+        ServeError::Bus(BusError::Unreachable { .. }) => Status::Rendezvous,
         _ => Status::Internal,
     };
     Failure::new(status, &error, error.advice())
@@ -241,6 +258,8 @@ mod tests {
             (&["--metrics", "9100"], "--metrics \"9100\" is no address with a port"),
             (&["--quota", "people=3"], "--quota \"people=3\" is not understood"),
             (&["--quota", "waiting=-1"], "--quota \"waiting=-1\" is not understood"),
+            (&["--bus", "localhost:4222"], "--bus \"localhost:4222\" is no nats://HOST:PORT"),
+            (&["--bus", "nats://u:secret@"], "--bus \"\" is no nats://HOST:PORT"),
             (&["--capacity", "0"], "--capacity \"0\" is no number of clients"),
         ] {
             let failure = config(words).expect_err("should be refused");

@@ -6,13 +6,17 @@
 //! after it has sent a handshake, a greeting and the request.
 
 mod accept;
+mod bus;
 mod connection;
 mod hub;
 mod metrics;
 mod probe;
 
+pub use bus::{BusAddress, BusError, NoBusAddress};
+
 use crate::rendezvous::server::{Addresses, Limits, Server};
 use crate::sys::{CallFailed, ListenError, listen_at, raise_descriptor_limit, watch_readable};
+use bus::Bus;
 use hub::Shared;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,6 +24,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
@@ -50,6 +55,8 @@ pub struct Config {
     pub other_ips: Vec<IpAddr>,
     /// Where figures are told to Prometheus.
     pub metrics: Option<SocketAddr>,
+    /// NATS servers of one cluster, which join this server to others; none: it is alone.
+    pub bus: Vec<BusAddress>,
     /// Whom how much. The descriptor limit may lower it.
     pub limits: Limits,
 }
@@ -69,6 +76,9 @@ pub enum ServeError {
     /// The runtime could not start.
     #[error("the event loop cannot start: {0}")]
     Runtime(#[from] io::Error),
+    /// Other servers cannot be joined.
+    #[error(transparent)]
+    Bus(#[from] BusError),
 }
 
 impl ServeError {
@@ -78,6 +88,10 @@ impl ServeError {
             Self::Listen(error) => error.advice(),
             Self::Call(error) => error.advice(),
             Self::Random(_) => "this kernel is too old, or a sandbox forbids getrandom(2)".into(),
+            Self::Bus(BusError::Unreachable { .. }) => {
+                "see that nats-server runs there and lets this host in".into()
+            }
+            Self::Bus(BusError::Full(_)) => "have the others on another bus".into(),
             Self::Runtime(_) => "see the limits on open files and memory: ulimit -a".into(),
         }
     }
@@ -89,6 +103,7 @@ pub struct Bound {
     listeners: Vec<TcpListener>,
     metrics: Option<TcpListener>,
     addresses: Addresses,
+    bus: Vec<BusAddress>,
     limits: Limits,
 }
 
@@ -125,7 +140,7 @@ impl Bound {
             main: (!everywhere).then_some(address.ip()),
             others: config.other_ips.clone(),
         };
-        Ok(Self { listeners, metrics, addresses, limits })
+        Ok(Self { listeners, metrics, addresses, bus: config.bus.clone(), limits })
     }
 
     /// Where clients connect.
@@ -143,34 +158,57 @@ impl Bound {
         self.limits.connections
     }
 
-    /// Serves until `stop` is readable, then tells every client.
+    /// Joins other servers if that is wanted, calls `ready`, and unless that says no serves until
+    /// `stop` is readable; then tells every client.
     ///
     /// # Errors
-    /// [`ServeError::Runtime`], [`ServeError::Random`].
-    pub fn run(self, stop: OwnedFd) -> Result<(), ServeError> {
+    /// [`ServeError::Runtime`], [`ServeError::Random`], [`ServeError::Bus`].
+    pub fn run(self, stop: OwnedFd, ready: impl FnOnce(&Self) -> bool) -> Result<(), ServeError> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| ServeError::Random(error.to_string()))?;
-        let shared = Shared::new(Server::new(self.addresses, self.limits, seed));
+        let shared = Shared::new(Server::new(self.addresses.clone(), self.limits, seed));
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         runtime.block_on(async {
             let stop = watch_readable(stop)?;
-            let mut tasks = Vec::new();
-            for listener in self.listeners {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                tasks.push(tokio::spawn(accept::accept(listener, shared.clone())));
+            let bus = match &self.bus[..] {
+                [] => None,
+                addresses => tokio::select! {
+                    bus = Bus::join(addresses, &shared) => Some(bus?),
+                    _ = stop.readable() => return Ok(()),
+                },
+            };
+            match ready(&self) {
+                true => self.serve(&shared, &stop, bus).await,
+                false => Ok(()),
             }
-            if let Some(listener) = self.metrics {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                tasks.push(tokio::spawn(metrics::serve(listener, shared.clone())));
-            }
-            tokio::spawn(tick(shared.clone()));
-            let _ = stop.readable().await?;
-            for task in tasks {
-                task.abort();
-            }
-            farewell(&shared).await;
-            Ok(())
         })
+    }
+
+    async fn serve(
+        self,
+        shared: &Shared,
+        stop: &AsyncFd<OwnedFd>,
+        bus: Option<Bus>,
+    ) -> Result<(), ServeError> {
+        let mut tasks = Vec::new();
+        for listener in self.listeners {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.push(tokio::spawn(accept::accept(listener, shared.clone())));
+        }
+        if let Some(listener) = self.metrics {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tasks.push(tokio::spawn(metrics::serve(listener, shared.clone())));
+        }
+        tokio::spawn(tick(shared.clone()));
+        let _ = stop.readable().await?;
+        for task in tasks {
+            task.abort();
+        }
+        farewell(shared).await;
+        if let Some(bus) = bus {
+            bus.leave(shared).await;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The server's clock, which both peers share.
 
-use super::ClockTimes;
+use super::{ClockShift, ClockTimes};
 use crate::wire::WallTime;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -223,6 +223,19 @@ impl ClockEstimate {
     /// What our clock shows when the server's shows `server`.
     pub fn to_local(&self, server: ServerTime) -> WallTime {
         WallTime::from_unix_ns(server.0.saturating_sub(self.offset_ns))
+    }
+
+    /// The same for a clock that was so far ahead of the server's at `since`, by our clock.
+    #[must_use]
+    pub fn shifted(&self, by: ClockShift, since: WallTime) -> Self {
+        let drift = ns(drift(since, self.at));
+        let bound = Duration::from_nanos(by.bound_ns).saturating_add(drift);
+        Self {
+            offset_ns: self.offset_ns.saturating_add(by.ahead_ns),
+            bound: self.bound.saturating_add(bound),
+            likely: self.likely.saturating_add(Duration::from_nanos(by.likely_ns)),
+            ..*self
+        }
     }
 
     /// The bound at another time, with what the clocks may have drifted apart until then.

@@ -101,6 +101,20 @@ pub enum Answer {
     },
     /// What was asked is not done, and the connection ends.
     Refused(Refusal),
+    /// The peer is connected to another server, whose clock is the clock of this meeting. Comes
+    /// before [`Answer::Met`], to one of both peers.
+    Shifted(ClockShift),
+}
+
+/// How the clock of a meeting stands to the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockShift {
+    /// The meeting's clock less this server's, in nanoseconds.
+    pub ahead_ns: i64,
+    /// That is wrong by no more than this, in nanoseconds.
+    pub bound_ns: u64,
+    /// And hardly by more than this.
+    pub likely_ns: u64,
 }
 
 /// A meeting place.

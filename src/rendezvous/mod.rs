@@ -33,7 +33,7 @@ pub use frame::{FrameError, Frames, GREETING, MAX_FRAME, frame, greeting};
 pub use identity::{Challenge, Identity, KeyError};
 pub use listener::{Heard, Listener, ListenerError};
 pub use message::{
-    Answer, ClockTimes, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket,
+    Answer, ClockShift, ClockTimes, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket,
 };
 pub use report::{Report, ReportError};
 pub use secrets::{NotSealed, Role, Secrets};

@@ -4,26 +4,36 @@
 //! The caller accepts connections, reads what they say ([`Stream`]), tells it
 //! ([`Server::connect`], [`Server::handle`]) and does what [`Server::poll`] says. Time is counted
 //! from when the server started.
+//!
+//! Servers can be joined by a bus ([`Server::join_bus`]): then each number and each ticket has one
+//! server that keeps its place, and a client is known by its [`Seat`], whichever server that is on.
 
+mod abroad;
 mod addresses;
+mod bus;
 mod connection;
 mod counts;
 mod limits;
+mod members;
 mod places;
 mod quota;
 mod stream;
 
 pub use addresses::Addresses;
+pub use bus::{Audience, BUS_VERSION, BusMessage, Node, NotUnderstood, Seat, Word};
 pub use connection::ConnectionId;
 pub use counts::Counts;
 pub use limits::{
     AddressLimits, Limits, MAX_CALLS, MAX_OPENING, MAX_RELAYED_BYTES, MAX_RELAYED_MESSAGES,
 };
+pub use members::SHARES;
 pub use stream::{Said, Stream, StreamError};
 
 use super::{Answer, Challenge, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket};
 use crate::wire::stun::Ends;
-use connection::{Connection, Met, Stage};
+use abroad::Away;
+use connection::{Called, Connection, Met, Stage};
+use members::Members;
 use places::{Coming, Places, Waiter};
 use quota::Quotas;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -60,6 +70,16 @@ pub enum Output {
         /// To here.
         to: SocketAddr,
     },
+    /// Say this on the bus.
+    Publish {
+        /// To whom.
+        to: Audience,
+        /// What.
+        word: Word,
+    },
+    /// Say [`Word::AskClock`] on the bus with the time of just before, and tell
+    /// [`Server::measured`] when the answer is there.
+    AskClock(Node),
 }
 
 /// The server.
@@ -80,12 +100,17 @@ pub struct Server {
     quotas: Quotas,
     counts: Counts,
     outputs: VecDeque<Output>,
+    members: Members,
+    /// Clients that wait at places that other servers keep.
+    away: HashMap<ConnectionId, Away>,
+    /// How many calls from each other server each listener was told of.
+    rung: HashMap<(Node, ConnectionId), u16>,
 }
 
 impl Server {
     /// A server that nobody knows yet. Who knows `seed` can go to every call.
     pub fn new(addresses: Addresses, limits: Limits, seed: [u8; 32]) -> Self {
-        Self {
+        let mut server = Self {
             addresses,
             seed,
             drawn: 0,
@@ -98,8 +123,14 @@ impl Server {
             quotas: Quotas::new(limits.address),
             counts: Counts::default(),
             outputs: VecDeque::new(),
+            members: Members::new(Node::default()),
+            away: HashMap::new(),
+            rung: HashMap::new(),
             limits,
-        }
+        };
+        let [a, b, c, d, e, f, g, h, ..] = server.draw("node");
+        server.members = Members::new(Node(u64::from_be_bytes([a, b, c, d, e, f, g, h])));
+        server
     }
 
     /// A connection was accepted.
@@ -266,12 +297,15 @@ impl Server {
     /// When [`Server::handle_timeout`] wants to be called, at the latest.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let connection = self.deadlines.first().map(|(at, _)| *at);
-        let others = [self.places.poll_timeout(), self.quotas.poll_timeout()];
+        let others =
+            [self.places.poll_timeout(), self.quotas.poll_timeout(), self.members.poll_timeout()];
         connection.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Ends what has taken too long.
     pub fn handle_timeout(&mut self, now: Duration) {
+        let change = self.members.handle_timeout(now);
+        self.apply(change, now);
         self.places.handle_timeout(now);
         self.quotas.handle_timeout(now);
         while let Some((at, id)) = self.deadlines.first().copied()
@@ -308,6 +342,7 @@ impl Server {
                 _ => self.refuse_alone(id, Refusal::GoingDown),
             }
         }
+        self.publish(Audience::All, Word::Gone);
     }
 
     /// What to do next.
@@ -324,7 +359,12 @@ impl Server {
         if let Err(refusal) = self.may_wait(id, &[], now) {
             return self.refuse(id, refusal, now);
         }
-        match self.places.allocate(Waiter { who: id, opening: Vec::new() }) {
+        let who = self.seat(id);
+        let number = match self.gives_numbers() {
+            true => self.places.allocate(Waiter { who, opening: Vec::new() }),
+            false => None,
+        };
+        match number {
             Some(number) => {
                 self.answer(id, Answer::Allocated(number));
                 self.wait(id, Place::Number(number), None, now + self.limits.waiting);
@@ -338,7 +378,11 @@ impl Server {
 
     fn join(&mut self, id: ConnectionId, place: Place, opening: Vec<u8>, now: Duration) {
         // Who was given this number waits there already, and has had nothing to say yet.
-        if opening.len() <= MAX_OPENING && self.places.speak(place, id, &opening) {
+        let speaks = opening.len() <= MAX_OPENING;
+        if speaks
+            && (self.places.speak(place, self.seat(id), &opening)
+                || self.speak_abroad(id, place, &opening))
+        {
             return;
         }
         // Or did when this left, and has been met meanwhile.
@@ -351,37 +395,71 @@ impl Server {
         if let Err(refusal) = self.may_wait(id, &opening, now) {
             return self.refuse(id, refusal, now);
         }
-        match self.places.come(place, id, &opening, now) {
+        self.go(id, place, opening, now);
+    }
+
+    /// Goes to a place, whoever keeps it.
+    fn go(&mut self, id: ConnectionId, place: Place, opening: Vec<u8>, now: Duration) {
+        if let Some(keeper) = self.members.keeper(place) {
+            let patience = match place {
+                Place::Number(_) => self.limits.waiting,
+                Place::Ticket(_) => self.limits.calling,
+            };
+            self.wait(id, place, None, now + patience);
+            return self.go_abroad(id, keeper, place, opening);
+        }
+        match self.places.come(place, self.seat(id), &opening, now) {
             Coming::Waits => self.wait(id, place, None, now + self.limits.waiting),
             Coming::Meets(waiter) => {
                 self.stop_waiting(id);
                 self.meet(id, opening, waiter, now);
             }
-            refused @ (Coming::Occupied | Coming::Unknown) => {
+            Coming::Occupied => {
                 self.stop_waiting(id);
-                let occupied = matches!(refused, Coming::Occupied);
-                let why = if occupied { Refusal::Occupied } else { Refusal::NoSuchPlace };
-                self.refuse(id, why, now);
+                self.refuse(id, Refusal::Occupied, now);
+            }
+            Coming::Unknown => {
+                self.stop_waiting(id);
+                self.refuse(id, Refusal::NoSuchPlace, now);
             }
         }
     }
 
+    /// `id` came, and does not wait.
     fn meet(&mut self, id: ConnectionId, opening: Vec<u8>, waiter: Waiter, now: Duration) {
-        // Places hold only those who wait, who leave them before they go.
-        self.answered(waiter.who);
-        self.stop_waiting(waiter.who);
-        self.counts.meetings += 1;
-        let owed = waiter.opening.is_empty();
-        for (who, peer, opening, opening_owed) in
-            [(waiter.who, id, opening, owed), (id, waiter.who, waiter.opening, false)]
-        {
-            if let Some(connection) = self.connections.get_mut(&who) {
-                let met = Met { peer: Some(peer), opening_owed, messages: 0, bytes: 0 };
-                connection.stage = Stage::Met(met);
-            }
-            self.answer(who, Answer::Met { opening });
-            self.set_deadline(who, Some(now + self.limits.idle));
+        let seat = self.seat(id);
+        if waiter.who.node != seat.node {
+            return self.meet_abroad(id, opening, waiter, now);
         }
+        self.counts.meetings += 1;
+        self.stop_waiting_to_meet(waiter.who.id);
+        let owed = waiter.opening.is_empty();
+        self.introduce(waiter.who.id, seat, opening, owed, now);
+        self.introduce(id, waiter.who, waiter.opening, false, now);
+    }
+
+    /// One who waited is found.
+    fn stop_waiting_to_meet(&mut self, id: ConnectionId) {
+        self.answered(id);
+        self.away.remove(&id);
+        self.stop_waiting(id);
+    }
+
+    /// The first word about its peer, to one who does not wait any more.
+    fn introduce(
+        &mut self,
+        who: ConnectionId,
+        peer: Seat,
+        opening: Vec<u8>,
+        opening_owed: bool,
+        now: Duration,
+    ) {
+        if let Some(connection) = self.connections.get_mut(&who) {
+            let met = Met { peer: Some(peer), opening_owed, messages: 0, bytes: 0 };
+            connection.stage = Stage::Met(met);
+        }
+        self.answer(who, Answer::Met { opening });
+        self.set_deadline(who, Some(now + self.limits.idle));
     }
 
     /// Everything that a client has to fulfil before it goes to a place. It then counts as one who
@@ -401,13 +479,7 @@ impl Server {
         Ok(())
     }
 
-    fn wait(
-        &mut self,
-        id: ConnectionId,
-        place: Place,
-        called: Option<ConnectionId>,
-        until: Duration,
-    ) {
+    fn wait(&mut self, id: ConnectionId, place: Place, called: Option<Called>, until: Duration) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.stage = Stage::Waiting { place, called };
         }
@@ -433,7 +505,12 @@ impl Server {
         // Without a peer it was told that the peer has left.
         if let Some(peer) = met.peer {
             self.counts.relayed_bytes += bytes.len() as u64;
-            self.answer(peer, Answer::Relayed(bytes));
+            if peer.node == self.members.us() {
+                self.answer(peer.id, Answer::Relayed(bytes));
+            } else {
+                let word = Word::Relay { to: peer.id, from: id, bytes };
+                self.publish(Audience::One(peer.node), word);
+            }
         }
     }
 
@@ -471,6 +548,7 @@ impl Server {
             self.refuse(before, Refusal::Replaced, now);
         }
         self.answer(id, Answer::Listening);
+        self.publish(Audience::All, Word::Listening(name));
     }
 
     fn call(&mut self, id: ConnectionId, name: PublicKey, opening: Vec<u8>, now: Duration) {
@@ -478,6 +556,9 @@ impl Server {
             return self.refuse(id, refusal, now);
         }
         let listener = self.listeners.get(&name).copied();
+        if listener.is_none() && self.members.others().next().is_some() {
+            return self.call_abroad(id, name, opening, now);
+        }
         let refusal = match listener.and_then(|it| self.connections.get_mut(&it)) {
             Some(Connection { stage: Stage::Listening { calls, .. }, .. })
                 if *calls < MAX_CALLS =>
@@ -492,20 +573,38 @@ impl Server {
             self.stop_waiting(id);
             return self.refuse(id, refusal.unwrap_or(Refusal::NobodyThere), now);
         };
-        let [ticket @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.draw("ticket");
-        let ticket = Ticket(ticket);
-        self.places.open(ticket, Waiter { who: id, opening });
-        self.wait(id, Place::Ticket(ticket), Some(listener), now + self.limits.calling);
+        let ticket = self.ticket();
+        self.places.open(ticket, Waiter { who: self.seat(id), opening });
+        let called = Called::Told(self.seat(listener));
+        self.wait(id, Place::Ticket(ticket), Some(called), now + self.limits.calling);
         self.counts.calls += 1;
         self.answer(listener, Answer::Called(ticket));
+    }
+
+    /// A new place for a call. Whoever hears of it can tell from it who keeps it.
+    fn ticket(&mut self) -> Ticket {
+        let [mut ticket @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.draw("ticket");
+        if let Some(share) = self.members.share() {
+            ticket[0] = share;
+        }
+        Ticket(ticket)
     }
 
     /// A caller waits no longer: the listener may be told of one more.
     fn answered(&mut self, caller: ConnectionId) {
         let listener = match self.connections.get(&caller).map(|connection| &connection.stage) {
-            Some(Stage::Waiting { called: Some(listener), .. }) => *listener,
+            Some(Stage::Waiting { called: Some(Called::Told(listener)), .. }) => *listener,
             _ => return,
         };
+        if listener.node == self.members.us() {
+            self.call_is_over(listener.id);
+        } else {
+            let word = Word::CallOver { listener: listener.id };
+            self.publish(Audience::One(listener.node), word);
+        }
+    }
+
+    fn call_is_over(&mut self, listener: ConnectionId) {
         let listener = self.connections.get_mut(&listener);
         if let Some(Connection { stage: Stage::Listening { calls, .. }, .. }) = listener {
             *calls = calls.saturating_sub(1);
@@ -552,14 +651,20 @@ impl Server {
         let remote = connection.remote;
         match std::mem::replace(&mut connection.stage, Stage::Over) {
             Stage::Waiting { place, .. } => {
-                self.places.leave(place, id, now);
+                match self.away.remove(&id) {
+                    Some(Away { keeper, .. }) => {
+                        self.publish(Audience::One(keeper), Word::Leave { place, who: id });
+                    }
+                    None => self.places.leave(place, self.seat(id), now),
+                }
                 self.stop_waiting(id);
             }
             Stage::Met(Met { peer: Some(peer), .. }) => {
-                let peer_connection = self.connections.get_mut(&peer);
-                if let Some(Connection { stage: Stage::Met(met), .. }) = peer_connection {
-                    met.peer = None;
-                    self.answer(peer, Answer::Left);
+                if peer.node == self.members.us() {
+                    self.leave(peer.id, self.seat(id));
+                } else {
+                    let word = Word::Left { to: peer.id, from: id };
+                    self.publish(Audience::One(peer.node), word);
                 }
             }
             Stage::Listening { name, .. } => {
@@ -569,6 +674,16 @@ impl Server {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Tells one that its peer has gone, if it still has that peer.
+    fn leave(&mut self, id: ConnectionId, peer: Seat) {
+        if let Some(Connection { stage: Stage::Met(met), .. }) = self.connections.get_mut(&id)
+            && met.peer == Some(peer)
+        {
+            met.peer = None;
+            self.answer(id, Answer::Left);
         }
     }
 

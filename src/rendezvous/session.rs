@@ -2,9 +2,9 @@
 //! each other what nobody else can read.
 
 use super::{
-    Answer, ClockEstimate, ClockExchange, ClockFilter, Code, Exchange, ExchangeError, FrameError,
-    Frames, Identity, NotTold, Place, PublicKey, Refusal, Request, Secrets, Taken, Ticket, Told,
-    frame, greeting,
+    Answer, ClockEstimate, ClockExchange, ClockFilter, ClockShift, Code, Exchange, ExchangeError,
+    FrameError, Frames, Identity, NotTold, Place, PublicKey, Refusal, Request, Secrets, Taken,
+    Ticket, Told, frame, greeting,
 };
 use crate::wire::{Nonsense, WallTime};
 use std::collections::VecDeque;
@@ -124,6 +124,8 @@ pub struct Session {
     welcomed: bool,
     /// The peer's opening has to come until then.
     opening_due: Option<WallTime>,
+    /// If the clock of the meeting is another server's.
+    shift: Option<(ClockShift, WallTime)>,
     events: VecDeque<Event>,
 }
 
@@ -150,6 +152,7 @@ impl Session {
             due: now,
             welcomed: false,
             opening_due: None,
+            shift: None,
             events: VecDeque::new(),
         };
         match purpose {
@@ -242,9 +245,10 @@ impl Session {
         self.ask_clock(now);
     }
 
-    /// How this clock stands to the server's.
+    /// How this clock stands to the meeting's: the server's, or that of the peer's server.
     pub fn clock(&self, now: WallTime) -> Option<ClockEstimate> {
-        self.clock.estimate(now)
+        let ours = self.clock.estimate(now)?;
+        Some(self.shift.map_or(ours, |(shift, since)| ours.shifted(shift, since)))
     }
 
     /// How many answers the estimate of the server's clock rests on.
@@ -331,6 +335,7 @@ impl Session {
                     told => self.events.push_back(Event::Told(told)),
                 }
             }
+            Answer::Shifted(shift) => self.shift = Some((shift, now)),
             Answer::Left => self.events.push_back(Event::Left),
             Answer::Refused(refusal) => return Err(refusal.into()),
             Answer::Challenge(_)

@@ -1,6 +1,7 @@
 //! The server's states, and what is on its way to each client.
 
-use crate::rendezvous::server::{ConnectionId, Output, Server};
+use super::bus::Outgoing;
+use crate::rendezvous::server::{Audience, BusMessage, ConnectionId, Output, Server, Word};
 use crate::rendezvous::{Answer, ClockTimes, frame};
 use crate::sys::clock;
 use std::collections::HashMap;
@@ -63,6 +64,8 @@ pub(super) struct Hub {
     pub(super) probing: usize,
     /// Connections that are being told that they are one too many.
     pub(super) turning_away: usize,
+    /// What leaves for other servers.
+    pub(super) bus: Option<Outgoing>,
     began: Instant,
 }
 
@@ -82,6 +85,7 @@ impl Shared {
             probes: Vec::new(),
             probing: 0,
             turning_away: 0,
+            bus: None,
             began: Instant::now(),
         })))
     }
@@ -117,8 +121,19 @@ impl Hub {
                 Output::Probe { asked_by, id, from, to } => {
                     self.probes.push(Probe { asked_by, id, from, to });
                 }
+                Output::Publish { to, word } => self.publish(to, word),
+                Output::AskClock(node) => {
+                    let sent_ns = clock::now().unix_ns();
+                    self.publish(Audience::One(node), Word::AskClock(sent_ns));
+                }
             }
         }
+    }
+
+    /// Says something on the bus, if there is one.
+    pub(super) fn publish(&mut self, to: Audience, word: Word) {
+        let Some(bus) = &self.bus else { return };
+        bus.say(to, &BusMessage { from: self.server.node(), word });
     }
 
     /// Puts bytes behind what waits already.

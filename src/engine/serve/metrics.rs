@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -82,6 +83,11 @@ fn text(hub: &Hub) -> String {
         ("relayed_bytes", "Sealed bytes passed from peer to peer", counts.relayed_bytes),
         ("timeouts", "Connections ended because their time was over", counts.timeouts),
         ("slow_readers", "Clients cut off because they did not read", hub.cut_off),
+        (
+            "bus_messages_lost",
+            "Messages to other servers that could not leave",
+            hub.bus.as_ref().map_or(0, |bus| bus.lost.load(Ordering::Relaxed)),
+        ),
         ("accept_errors", "Errors of accept(2)", hub.accept_errors),
     ] {
         let counter = Counter::<u64>::default();
@@ -91,6 +97,7 @@ fn text(hub: &Hub) -> String {
     for (name, help, value) in [
         ("open_connections", "Connections open now", counts.open),
         ("waiting", "Peers that wait for another now", counts.waiting),
+        ("joined_servers", "Other servers on the bus now", hub.server.others() as u64),
         ("listening", "Names under which somebody listens now", counts.listening),
     ] {
         let gauge = Gauge::<i64>::default();

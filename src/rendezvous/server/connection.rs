@@ -1,11 +1,13 @@
 //! One client's connection, as the server knows it.
 
-use crate::rendezvous::{Challenge, Place, PublicKey};
+use super::bus::Seat;
+use crate::rendezvous::{Challenge, Place, PublicKey, Refusal};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Names one connection; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub(super) u64);
 
 #[derive(Debug)]
@@ -37,8 +39,8 @@ pub(super) enum Stage {
     /// Waits for a peer.
     Waiting {
         place: Place,
-        /// The listener that was told of this call.
-        called: Option<ConnectionId>,
+        /// If it calls somebody.
+        called: Option<Called>,
     },
     Met(Met),
     /// Has to prove that the name is its own.
@@ -52,10 +54,19 @@ pub(super) enum Stage {
     Over,
 }
 
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Called {
+    /// So many other servers have not said yet whether the one who is called is there.
+    Sought(usize, Refusal),
+    /// This listener was told.
+    Told(Seat),
+}
+
 #[derive(Debug)]
 pub(super) struct Met {
     /// As long as it is there.
-    pub(super) peer: Option<ConnectionId>,
+    pub(super) peer: Option<Seat>,
     /// The peer came before this one's opening did.
     pub(super) opening_owed: bool,
     /// What went from this one to the peer.

@@ -1,6 +1,6 @@
 //! Where peers meet: places with the number of a code, and places made for one call.
 
-use super::ConnectionId;
+use super::bus::{Node, Seat};
 use crate::rendezvous::{Place, Ticket};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Who waits at a place.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) who: ConnectionId,
+    pub(super) who: Seat,
     /// The first message of its key exchange.
     pub(super) opening: Vec<u8>,
 }
@@ -37,13 +37,15 @@ enum Held {
     },
 }
 
-/// All places. Who comes finds one by [`Places::come`] and nowhere else: places on other servers
-/// would be found there, too.
+/// All places that this server keeps, also for clients of others.
 #[derive(Debug)]
 pub(super) struct Places {
     numbers: HashMap<u32, Held>,
     tickets: HashMap<Ticket, Waiter>,
-    /// Every number below it is in `numbers` or free.
+    /// Numbers are given out from `first` on, each so much after the one before.
+    first: u32,
+    step: u32,
+    /// Every number of ours below it is in `numbers` or free.
     next: u32,
     free: BTreeSet<u32>,
     resting: VecDeque<(Duration, u32)>,
@@ -55,10 +57,21 @@ impl Places {
         Self {
             numbers: HashMap::new(),
             tickets: HashMap::new(),
+            first: 1,
+            step: 1,
             next: 1,
             free: BTreeSet::new(),
             resting: VecDeque::new(),
             rest,
+        }
+    }
+
+    /// From now on the numbers that are given out leave `share` when divided by `shares`, less one.
+    pub(super) fn give_out(&mut self, share: u8, shares: u16) {
+        let (first, step) = (u32::from(share) + 1, u32::from(shares));
+        if (first, step) != (self.first, self.step) {
+            (self.first, self.step, self.next) = (first, step, first);
+            self.free.clear();
         }
     }
 
@@ -69,10 +82,10 @@ impl Places {
             None => {
                 // Somebody may have come to a number that was not given out.
                 while self.numbers.contains_key(&self.next) {
-                    self.next = self.next.checked_add(1)?;
+                    self.next = self.next.checked_add(self.step)?;
                 }
                 let number = self.next;
-                self.next = self.next.checked_add(1)?;
+                self.next = self.next.checked_add(self.step)?;
                 number
             }
         };
@@ -86,7 +99,7 @@ impl Places {
     }
 
     /// Gives the opening of one who waits at a place without any. Whether that was so.
-    pub(super) fn speak(&mut self, place: Place, who: ConnectionId, opening: &[u8]) -> bool {
+    pub(super) fn speak(&mut self, place: Place, who: Seat, opening: &[u8]) -> bool {
         let Place::Number(number) = place else { return false };
         match self.numbers.get_mut(&number) {
             Some(Held::Waiting(waiter)) if waiter.who == who && waiter.opening.is_empty() => {
@@ -97,11 +110,17 @@ impl Places {
         }
     }
 
+    /// Whether this one waits there.
+    pub(super) fn has(&self, place: Place, who: Seat) -> bool {
+        let Place::Number(number) = place else { return false };
+        matches!(self.numbers.get(&number), Some(Held::Waiting(waiter)) if waiter.who == who)
+    }
+
     /// Somebody comes; `opening` is kept if it waits.
     pub(super) fn come(
         &mut self,
         place: Place,
-        who: ConnectionId,
+        who: Seat,
         opening: &[u8],
         now: Duration,
     ) -> Coming {
@@ -131,7 +150,7 @@ impl Places {
     }
 
     /// The one who waits there goes.
-    pub(super) fn leave(&mut self, place: Place, who: ConnectionId, now: Duration) {
+    pub(super) fn leave(&mut self, place: Place, who: Seat, now: Duration) {
         match place {
             Place::Ticket(ticket) => {
                 if self.tickets.get(&ticket).is_some_and(|waiter| waiter.who == who) {
@@ -144,6 +163,30 @@ impl Places {
                     self.lay_to_rest(number, false, now);
                 }
             }
+        }
+    }
+
+    /// Takes one who waits under a number away: it shall wait on another server. `None` if it does
+    /// not wait here.
+    pub(super) fn take(&mut self, number: u32, who: Seat, now: Duration) -> Option<Vec<u8>> {
+        match self.numbers.get_mut(&number) {
+            Some(Held::Waiting(waiter)) if waiter.who == who => {
+                let opening = std::mem::take(&mut waiter.opening);
+                self.lay_to_rest(number, false, now);
+                Some(opening)
+            }
+            _ => None,
+        }
+    }
+
+    /// Those who wait here for whom `gone` holds are forgotten: their server has died, or has them
+    /// wait elsewhere.
+    pub(super) fn forget(&mut self, gone: impl Fn(u32, Node) -> bool, now: Duration) {
+        let waits = |held: &Held, number: u32| matches!(held, Held::Waiting(waiter) if gone(number, waiter.who.node));
+        let numbers = self.numbers.iter().filter(|(number, held)| waits(held, **number));
+        let numbers: Vec<u32> = numbers.map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.lay_to_rest(number, false, now);
         }
     }
 
@@ -168,7 +211,8 @@ impl Places {
             let rested = |held: &Held| matches!(held, Held::Resting { until, .. } if *until <= now);
             if self.numbers.get(&number).is_some_and(rested) {
                 self.numbers.remove(&number);
-                if number != 0 && number < self.next {
+                let ours = number >= self.first && (number - self.first).is_multiple_of(self.step);
+                if ours && number < self.next {
                     self.free.insert(number);
                 }
             }
@@ -184,8 +228,11 @@ impl Places {
     /// Whether every number below the next is either used or free.
     #[cfg(test)]
     pub(super) fn is_consistent(&self) -> bool {
-        let used = self.numbers.keys().filter(|n| (1..self.next).contains(n)).count();
-        used + self.free.len() == self.next as usize - 1
+        let ours = |n: u32| {
+            (self.first..self.next).contains(&n) && (n - self.first).is_multiple_of(self.step)
+        };
+        let used = self.numbers.keys().filter(|n| ours(**n)).count();
+        used + self.free.len() == ((self.next - self.first) / self.step) as usize
             && self.free.iter().all(|number| !self.numbers.contains_key(number))
     }
 }

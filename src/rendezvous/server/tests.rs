@@ -73,6 +73,7 @@ impl World {
                 Output::Probe { asked_by, id, from, to } => {
                     (who(&self.ids, asked_by), Said::Probe(id, from, to))
                 }
+                other => panic!("without a bus: {other:?}"),
             })
             .collect()
     }

@@ -167,7 +167,10 @@ impl World {
                     let times = ClockTimes { sent_ns, received_ns: ns, answered_ns: ns };
                     (to, Answer::Clock(times))
                 }
-                Output::Close(_) | Output::Probe { .. } => continue,
+                Output::Close(_)
+                | Output::Probe { .. }
+                | Output::Publish { .. }
+                | Output::AskClock(_) => continue,
             };
             let Some(nth) = self.clients.iter().position(|it| it.id == to) else { continue };
             for answer in (self.tamper)(nth, answer) {
@@ -643,4 +646,31 @@ proptest! {
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }
+}
+
+#[test]
+fn the_clock_of_a_meeting_is_that_of_the_peers_server_once_it_is_told() {
+    let at = |ms: i64| WallTime::from_unix_ns(1_800_000_000_000_000_000 + ms * 1_000_000);
+    let mut session = Session::new(Purpose::NewCode([1; 32]), [2; 32], at(0)).unwrap();
+    let times = |sent: WallTime, ahead_ns| ClockTimes {
+        sent_ns: sent.unix_ns(),
+        received_ns: sent.unix_ns() + 5_000_000 + ahead_ns,
+        answered_ns: sent.unix_ns() + 5_000_000 + ahead_ns,
+    };
+    let clock = Answer::Clock(times(at(0), 40));
+    session.handle(&frame(&clock).unwrap(), at(10)).unwrap();
+    let before = session.clock(at(10)).unwrap();
+    assert_eq!(before.offset_ns, 40);
+    let shift = ClockShift { ahead_ns: 7_000_000_000, bound_ns: 1_000, likely_ns: 10 };
+    session.handle(&frame(&Answer::Shifted(shift)).unwrap(), at(10)).unwrap();
+    let after = session.clock(at(10)).unwrap();
+    assert_eq!(after.offset_ns, 7_000_000_040);
+    assert_eq!(after.bound, before.bound + Duration::from_nanos(1_000));
+    assert_eq!(after.likely, before.likely + Duration::from_nanos(10));
+    // The servers' clocks drift apart, and ours from the server's: 0.2 ms a second each.
+    let later = session.clock(at(1_010)).unwrap();
+    assert_eq!(later.bound - after.bound, Duration::from_micros(400));
+    // What the server says of its own clock is still said of that one.
+    session.handle(&frame(&Answer::Clock(times(at(1_000), 40))).unwrap(), at(1_010)).unwrap();
+    assert_eq!(session.clock(at(1_010)).unwrap().offset_ns, 7_000_000_040);
 }

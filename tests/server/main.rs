@@ -2,188 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails to set up has failed")]
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::Pid;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tcp_punch::rendezvous::{
-    Answer, Frames, Identity, Origin, Place, Reaction, Refusal, Request, frame, greeting,
+    Answer, Identity, Origin, Place, Reaction, Refusal, Request, frame, greeting,
 };
 use tcp_punch::sys::clock;
-use tcp_punch::wire::stun::{Binding, Response, TransactionId, binding_request};
+use tcp_punch::wire::stun::{TransactionId, binding_request};
 
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+mod bus;
+mod served;
 
-struct Server {
-    process: Child,
-    addresses: Vec<SocketAddr>,
-    metrics: Option<SocketAddr>,
-}
-
-fn command(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-punch"));
-    command.arg("serve").args(words).stdin(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-impl Server {
-    fn start(words: &[&str]) -> Self {
-        let mut command = command(&["--listen", "127.0.0.1:0", "--alt-port", "0"]);
-        Self::of(command.args(words))
-    }
-
-    fn of(command: &mut Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let line = line.trim_end().strip_prefix("ready: ").unwrap();
-        let (addresses, metrics) = line.split_once("; metrics: ").unwrap_or((line, ""));
-        let addresses = addresses.split(' ').map(|address| address.parse().unwrap()).collect();
-        Self { process, addresses, metrics: metrics.parse().ok() }
-    }
-
-    fn connect(&self, port: usize) -> Client {
-        Client::of(TcpStream::connect(self.addresses[port]).unwrap())
-    }
-
-    fn greet(&self, port: usize) -> Client {
-        let mut client = self.connect(port);
-        client.stream.write_all(&greeting()).unwrap();
-        assert!(matches!(client.hears(), Answer::Welcome { .. }));
-        client
-    }
-
-    /// From another address of the loopback interface.
-    fn greet_from(&self, host: u8) -> Client {
-        let from = SocketAddr::new(Ipv4Addr::new(127, 0, 9, host).into(), 0);
-        let mut client = Client::of(connect_from(from, self.addresses[0]));
-        client.stream.write_all(&greeting()).unwrap();
-        assert!(matches!(client.hears(), Answer::Welcome { .. }));
-        client
-    }
-
-    fn metric(&self, name: &str) -> u64 {
-        let mut stream = TcpStream::connect(self.metrics.unwrap()).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("# EOF\n"), "{text}");
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in: {text}")).parse().unwrap()
-    }
-
-    /// Still there, and does its work.
-    fn serves(&self) {
-        assert_eq!(self.connect(0).binding().external.ip(), self.addresses[0].ip());
-    }
-
-    fn signal(&mut self, signal: Signal) -> ExitStatus {
-        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
-        self.process.wait().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
-    };
-    use std::os::fd::AsRawFd;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(from)).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
-    TcpStream::from(socket)
-}
-
-struct Client {
-    stream: TcpStream,
-    frames: Frames,
-}
-
-impl Client {
-    fn of(stream: TcpStream) -> Self {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, frames: Frames::default() }
-    }
-
-    fn says(&mut self, request: &Request) {
-        self.stream.write_all(&frame(request).unwrap()).unwrap();
-    }
-
-    fn asks(&mut self, request: &Request) -> Answer {
-        self.says(request);
-        self.hears()
-    }
-
-    /// The next answer; `None` at the end of the connection.
-    fn next(&mut self) -> Option<Answer> {
-        loop {
-            if let Some(answer) = self.frames.take().unwrap() {
-                return Some(answer);
-            }
-            let mut piece = [0; 4096];
-            match self.stream.read(&mut piece) {
-                Ok(0) => return None,
-                Ok(length) => self.frames.extend(&piece[..length]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn hears(&mut self) -> Answer {
-        self.next().expect("an answer")
-    }
-
-    /// The connection ends, after this word if there is one.
-    fn is_ended(&mut self, why: Option<Refusal>) {
-        if let Some(why) = why {
-            assert_eq!(self.hears(), Answer::Refused(why));
-        }
-        assert_eq!(self.next(), None);
-    }
-
-    fn binding(&mut self) -> Binding {
-        let id = TransactionId::new([7; 12]);
-        self.stream.write_all(&binding_request(id)).unwrap();
-        // Any public address: that ours are the loopback's is no nonsense to this client.
-        let mut response = Response::new(id, self.stream.peer_addr().unwrap());
-        loop {
-            let mut piece = [0; 4096];
-            let length = self.stream.read(&mut piece).unwrap();
-            assert_ne!(length, 0, "the connection ended");
-            if let Some(binding) = response.push(&piece[..length]).unwrap() {
-                return binding;
-            }
-        }
-    }
-}
-
-fn allocate(client: &mut Client) -> u32 {
-    match client.asks(&Request::Allocate) {
-        Answer::Allocated(number) => {
-            let (place, opening) = (Place::Number(number), b"first".to_vec());
-            client.says(&Request::Join { place, opening });
-            number
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-fn join(number: u32) -> Request {
-    Request::Join { place: Place::Number(number), opening: b"second".to_vec() }
-}
+use served::*;
 
 #[test]
 fn both_ports_answer_stun_with_where_we_come_from() {
@@ -642,7 +476,7 @@ fn wrong_options_are_said_in_two_lines() {
         (&["--listen", "192.0.2.1:0"], "192.0.2.1:0 is not an address of this host"),
         (&["--listen", "127.0.0.1:0", "--alt-addr", "192.0.2.1"], "is not an address of this host"),
         (&["--quota", "all"], "--quota \"all\" is not understood"),
-        (&["--bus", "nats://x"], "there is no option --bus"),
+        (&["--bus", "x:4222"], "--bus \"x:4222\" is no nats://HOST:PORT"),
     ] {
         let output = command(words).stderr(Stdio::piped()).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
