@@ -182,14 +182,18 @@ impl Meeting {
             session.tell(&Told::NotLetIn)?;
         }
         // To close the line while something comes in would cut off what we say.
-        let until = clock::now().after(PARTING);
+        let until = Instant::now() + PARTING;
         let mut left = false;
-        while !left && clock::now() < until && line.proceed().is_ok() {
+        while !left && Instant::now() < until && line.proceed().is_ok() {
             while let Some(event) = line.session().and_then(Session::poll) {
                 left |= event == Event::Left;
             }
             let interrupt = self.meet.interrupt.as_ref().map(AsFd::as_fd);
-            left |= wait_readable(&[line.as_fd()], interrupt, clock::now().until(until))?;
+            left |= wait_readable(
+                &[line.as_fd()],
+                interrupt,
+                until.saturating_duration_since(Instant::now()),
+            )?;
         }
         Err(MeetError::NotAllowed(key))
     }
