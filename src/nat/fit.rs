@@ -251,23 +251,18 @@ impl Fit {
         PortModel::StableRandom(pool.unwrap_or_default())
     }
 
-    /// As [`Fit::model_for`], but where one mapping for all destinations is merely the likeliest
-    /// of what cannot be told apart, the next likeliest: a search finds a stable port as well, and
-    /// who counts on one fails where it is not. Likewise a parity that a few ports may have kept by
-    /// chance: a search of both finds half as much, one of the wrong half hardly anything.
+    /// As [`Fit::model_for`], but where one mapping for all destinations is merely the likeliest,
+    /// the next likeliest: a search finds a stable port as well, and who counts on one fails where
+    /// it is not. Likewise a parity that a few ports may have kept by chance: a search of both
+    /// finds half as much, one of the wrong half hardly anything.
     pub fn prudent_model(&self, source: u16, when: WallTime) -> PortModel {
         let model = self.model_for(source, when);
-        if matches!(model, PortModel::Parity(_)) {
-            let random = |(other, probability): &&(PortModel, f64)| {
-                matches!(other, PortModel::Random(_)) && *probability > UNLIKELY
-            };
-            let other = self.alternatives.iter().find(random);
-            return other.map_or(model, |(other, _)| other.clone());
-        }
-        if model != PortModel::Stable || !self.unknown.contains(&Unknown::WhetherStable) {
-            return model;
-        }
-        let other = self.alternatives.iter().find(|(other, _)| *other != PortModel::Stable);
+        let safer: fn(&PortModel) -> bool = match model {
+            PortModel::Stable => |other| *other != PortModel::Stable,
+            PortModel::Parity(_) => |other| matches!(other, PortModel::Random(_)),
+            _ => return model,
+        };
+        let other = self.alternatives.iter().find(|(other, _)| safer(other));
         match other {
             Some((other, probability)) if *probability > UNLIKELY => other.clone(),
             _ => model,

@@ -377,6 +377,24 @@ fn a_parity_that_few_ports_kept_may_be_chance() {
 }
 
 #[test]
+fn a_port_that_two_addresses_share_by_chance_is_not_counted_on() {
+    // Of 64 ports one for each address: the neighbour got the same one twice.
+    let told = [(30_000, 1, 52_054), (30_007, 1, 52_000), (1016, 1, 52_055), (1009, 1, 52_018)];
+    let further = [(30_000, 2, 52_049), (30_007, 2, 52_000)];
+    let at = |nth: usize| WallTime::from_unix_ns(nth as i64 * 2_000_000);
+    let all = told.into_iter().chain(further).enumerate();
+    let seen = all.map(|(nth, it)| Observation {
+        at: at(nth),
+        local: SocketAddr::from((Ipv4Addr::LOCALHOST, it.0)),
+        destination: SocketAddr::from((Ipv4Addr::new(192, 0, 2, it.1), 3478)),
+        external: SocketAddr::from((Ipv4Addr::new(203, 0, 113, 1), it.2)),
+    });
+    let seen: Vec<_> = seen.collect();
+    let model = fit(&seen).unwrap().prudent_model(30_000, at(9));
+    assert!(matches!(model, PortModel::Random(_)), "{model}");
+}
+
+#[test]
 fn a_stable_port_is_known_only_where_it_was_seen() {
     let seen = seen("random:1024-65535", EIM);
     let fit = fit(&seen).unwrap();
