@@ -43,7 +43,7 @@ pub(crate) fn code(program: &Program) -> String {
 }
 
 /// Both type a line, and read the other's.
-fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
+pub(crate) fn talk(mut a: Program, mut b: Program) -> (Ended, Ended) {
     a.type_line("from a");
     b.type_line("from b");
     a.end_input();
