@@ -29,6 +29,10 @@ nats-server         nats-server   nats-server    nats-server    nats-server
 miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
 iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
+    # A STUN client over TCP of another make. Others have none in their packages.
+    [[ $(package_manager) != apt-get ]] || cat <<'END'
+escript             erlang-p1-stun -             -              -
+END
     # Only a picture needs it.
     [[ -z ${draws-} ]] || cat <<'END'
 rsvg-convert        librsvg2-bin  librsvg2-tools librsvg        rsvg-convert
@@ -86,6 +90,7 @@ is_usable() {
     cc) cc -x c -o /dev/null - <<<'int main(void) { return 0; }' 2>/dev/null ;;
     unshare) [[ $(unshare --help 2>&1) == *--kill-child* ]] ;;
     setpriv) [[ $(setpriv --help 2>&1) == *--pdeathsig* ]] ;;
+    escript) compgen -G '/usr/lib/erlang/lib/p1_stun-*' >/dev/null ;;
     nsenter) [[ $(nsenter --help 2>&1) == *--preserve-credentials* ]] ;;
     esac
 }
@@ -124,21 +129,35 @@ install_packages() {
     esac
 }
 
+# What comes as a service with a package.
+services() {
+    case $1 in
+    coturn | nats-server) echo "$1" ;;
+    erlang-p1-stun) echo epmd.socket epmd.service ;;
+    esac
+}
+
 apt_install() (
-    local policy=/usr/sbin/policy-rc.d
-    # Debian starts a server when it is installed and at every boot. The STUN server and the bus are
-    # wanted as programs that tests run, never as services that answer the world.
-    if [[ " $* " == *" coturn "* || " $* " == *" nats-server "* ]] && [[ ! -e $policy ]]; then
+    local policy=/usr/sbin/policy-rc.d package unwanted=()
+    # Debian starts a server when it is installed and at every boot. STUN server and bus are wanted
+    # as programs that tests run, never as services that answer the world.
+    for package in "$@"; do
+        read -r -a unwanted <<<"${unwanted[*]} $(services "$package")"
+    done
+    if ((${#unwanted[@]})) && [[ ! -e $policy ]]; then
         trap 'as_root rm -f "$policy"' EXIT
         as_root install -m 755 /dev/stdin "$policy" <<<$'#!/bin/sh\nexit 101'
     fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-remove \
         --no-install-recommends "$@" || exit
-    [[ " $* " != *" coturn "* ]] || as_root update-rc.d coturn disable || exit
-    # It comes with a unit alone, which nothing starts where there is no systemd.
-    if [[ " $* " == *" nats-server "* ]] && command -v systemctl >/dev/null; then
-        as_root systemctl disable nats-server
-    fi
+    for package in "${unwanted[@]}"; do
+        if [[ -e /etc/init.d/$package ]]; then
+            as_root update-rc.d "$package" disable || exit
+        # Without systemd nothing starts what has a unit alone.
+        elif command -v systemctl >/dev/null; then
+            as_root systemctl disable "$package" || exit
+        fi
+    done
 )
 
 as_root() {

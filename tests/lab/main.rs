@@ -5,6 +5,8 @@
 
 mod attack;
 mod bad_input;
+mod binding;
+mod bus;
 mod capture;
 mod connects;
 mod destinations;
