@@ -121,8 +121,9 @@ fn a_router_that_maps_a_port_when_asked_saves_the_punch() {
     let code = code(&a);
     // People need longer than the router to get that far.
     eventually("the router maps a port", || {
-        let rules = pair.network.router_a().command("iptables").args(["-t", "nat", "-S"]).output();
-        String::from_utf8_lossy(&rules.expect("iptables runs").stdout).contains("to-destination")
+        let rules =
+            pair.network.router_a().command("iptables-legacy").args(["-t", "nat", "-S"]).output();
+        String::from_utf8_lossy(&rules.expect("iptables runs").stdout).contains("-j DNAT")
     });
     let b = meet(&pair.b, &[&code]);
     let (a, _) = talk(a, b);
