@@ -78,8 +78,12 @@ fn the_records_of_a_success_agree_with_what_happened() {
             format!("{way} {}", event["flags"].as_str().expect("text"))
         })
         .collect();
-    // The opener and the SYN, then what crossed; the attempt ends with the last of it.
-    assert_eq!(in_report, ["2 S", "2 S", "1 S", "2 S.", "2 .", "1 S."]);
+    // The opener and the SYN, then what crossed. Which of both SYN-ACKs is first at this end depends
+    // on how busy the machine is.
+    let one_way =
+        |way| in_report.iter().filter_map(move |it| it.strip_prefix(way)).collect::<Vec<_>>();
+    assert_eq!(one_way("2 "), ["S", "S", "S.", "."]);
+    assert_eq!(one_way("1 "), ["S", "S."]);
 
     let in_pcap = read_pcap(&pcap);
     assert_eq!(in_pcap, in_report);

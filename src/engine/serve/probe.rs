@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A SYN, and its repetition after one second: what answers at all has answered by then. A third
-/// SYN, after three, never leaves.
-const PATIENCE: Duration = Duration::from_millis(2900);
+/// A router that holds a SYN says so after six seconds (RFC 5382 REQ-4), and the first SYN may
+/// have been lost and its repetition, a second later, be the one that it holds.
+const PATIENCE: Duration = Duration::from_millis(7500);
 
 /// Probes under way at once: each is a descriptor.
 const MAX_PROBING: usize = 1024;

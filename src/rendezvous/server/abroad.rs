@@ -263,9 +263,19 @@ impl Server {
         if told {
             self.counts.meetings += 1;
             self.introduce_abroad(who, peer, now);
+        } else if peer.who.node == self.members.us() && !self.waits(peer.who.id) {
+            // One of ours as well, which has gone since the keeper of the place said so.
+            let gone = peer.who;
+            self.introduce(who, gone, peer.opening, false, now);
+            self.leave(who, gone);
         } else {
             self.meet(who, away.opening, peer, now);
         }
+    }
+
+    fn waits(&self, id: ConnectionId) -> bool {
+        let stage = self.connections.get(&id).map(|connection| &connection.stage);
+        matches!(stage, Some(Stage::Waiting { .. }))
     }
 
     /// Our client has gone before it was found, or moved: its peer takes leave of it.
