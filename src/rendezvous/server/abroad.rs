@@ -453,11 +453,6 @@ impl Server {
                 None => self.come_home(id, place, opening, now),
             }
         }
-        let members = &self.members;
-        let moved = |number, node: Node| {
-            node != members.us() && members.keeper(Place::Number(number)).is_some()
-        };
-        self.places.forget(moved, now);
     }
 
     /// The place of one of ours that waits is kept by us now.

@@ -179,8 +179,7 @@ impl Places {
         }
     }
 
-    /// Those who wait here for whom `gone` holds are forgotten: their server has died, or has them
-    /// wait elsewhere.
+    /// Those who wait here for whom `gone` holds are forgotten: their server has died.
     pub(super) fn forget(&mut self, gone: impl Fn(u32, Node) -> bool, now: Duration) {
         let waits = |held: &Held, number: u32| matches!(held, Held::Waiting(waiter) if gone(number, waiter.who.node));
         let numbers = self.numbers.iter().filter(|(number, held)| waits(held, **number));
