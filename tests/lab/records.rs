@@ -78,15 +78,15 @@ fn the_records_of_a_success_agree_with_what_happened() {
             format!("{way} {}", event["flags"].as_str().expect("text"))
         })
         .collect();
-    // The opener and the SYN, then what crossed. Which of both SYN-ACKs is first at this end depends
-    // on how busy the machine is.
-    let one_way =
-        |way| in_report.iter().filter_map(move |it| it.strip_prefix(way)).collect::<Vec<_>>();
-    assert_eq!(one_way("2 "), ["S", "S", "S.", "."]);
-    assert_eq!(one_way("1 "), ["S", "S."]);
-
     let in_pcap = read_pcap(&pcap);
-    assert_eq!(in_pcap, in_report);
+    // The opener and the SYN, then what crossed. Which of both SYN-ACKs is first at this end depends
+    // on how busy the machine is, and the report goes by the kernel's transmit timestamps.
+    for recorded in [&in_report, &in_pcap] {
+        let one_way =
+            |way: &'static str| recorded.iter().filter_map(move |it| it.strip_prefix(way));
+        assert_eq!(one_way("2 ").collect::<Vec<_>>(), ["S", "S", "S.", "."], "{recorded:?}");
+        assert_eq!(one_way("1 ").collect::<Vec<_>>(), ["S", "S."], "{recorded:?}");
+    }
     let drawn = fs::read_to_string(&ladder).expect("it was written");
     assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"), "{drawn}");
     assert!(drawn.contains("SYN at the instant"), "{drawn}");
