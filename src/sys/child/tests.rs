@@ -28,6 +28,12 @@ fn in_own_process(body: impl FnOnce() -> u8) -> Pid {
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
+            // A shell that puts the tests in its background has them ignore SIGINT, and what is
+            // ignored stays so in the command.
+            for signal in FORWARDED {
+                // SAFETY: the default disposition runs no handler.
+                unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
+            }
             let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
             // SAFETY: ends the process without running the harness's exit.
             unsafe { libc::_exit(status.unwrap_or(101).into()) }
