@@ -146,6 +146,9 @@ fn no_descriptor_of_ours_reaches_the_command() {
     ] {
         let mut expected = inherited();
         expected.extend(connection);
+        // Whoever started the tests may have left them a descriptor of this number.
+        expected.sort_unstable();
+        expected.dedup();
         // The listing holds the directory open.
         expected.push((0..).find(|it| !expected.contains(it)).unwrap());
         expected.sort_unstable();
