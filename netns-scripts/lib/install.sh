@@ -22,6 +22,7 @@ ssh                 openssh-client openssh-clients openssh      openssh-client
 sshd                openssh-server openssh-server openssh       openssh-server
 socat               socat         socat          socat          socat
 tcpdump             tcpdump       tcpdump        tcpdump        tcpdump
+conntrack           conntrack     conntrack-tools conntrack-tools conntrack-tools
 tshark              tshark        wireshark-cli  wireshark-cli  tshark
 shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn

@@ -84,6 +84,10 @@ struct Arguments {
     /// Networks side by side; their trials take turns all the same
     #[arg(long, default_value_t = 5, value_name = "N")]
     networks: usize,
+    /// Meetings under way at a time, of all networks; one for each processor is the most that do
+    /// not disturb each other
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    meetings_at_once: usize,
     /// A punch has failed so long after the instant
     #[arg(long, default_value_t = 4000, value_name = "MS")]
     patience: u64,
@@ -161,7 +165,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
 
 /// `None` for what could not be measured.
 fn measure_all(pairings: &[Pairing], arguments: &Arguments) -> Vec<Option<Cell>> {
-    let (timetable, turns) = (Timetable::default(), Turns::default());
+    let (timetable, turns) = (Timetable::default(), Turns::new(arguments.meetings_at_once));
     let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let cells = Mutex::new(vec![None; pairings.len()]);
     let work = || {

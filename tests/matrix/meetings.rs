@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,34 @@ const MEETING: Duration = Duration::from_secs(6);
 /// For so long a trial has the processors to itself. Who needs longer is late for another reason.
 const TURN: Duration = Duration::from_millis(1500);
 
-/// One trial at a time has the processors.
-pub(crate) type Turns = Mutex<()>;
+/// Of all networks' trials only so many have the processors at a time.
+pub(crate) struct Turns {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One of them; dropping it lets the next begin.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    pub(crate) fn new(at_once: usize) -> Self {
+        Self { free: Mutex::new(at_once.max(1)), freed: Condvar::new() }
+    }
+
+    fn take(&self) -> Turn<'_> {
+        let free = self.free.lock().expect("nobody panics holding it");
+        let free = self.freed.wait_while(free, |free| *free == 0);
+        *free.expect("nobody panics holding it") -= 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().expect("nobody panics holding it") += 1;
+        self.0.freed.notify_one();
+    }
+}
 
 /// So many trials of these kinds.
 pub(crate) fn trials(
@@ -66,7 +92,7 @@ fn trial(
     let mut a = Peer::start(&network.host_a(), ADDRESSES[0], &options(0))?;
     let code = a.code()?;
     thread::sleep(READING);
-    let turn = turns.lock().expect("nobody panics holding it");
+    let turn = turns.take();
     let began = Instant::now();
     let mut b =
         Peer::start(&network.host_b(), ADDRESSES[0], &[&options(1)[..], &[&code]].concat())?;
