@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -149,6 +149,15 @@ impl Host {
         }
     }
 
+    /// As [`Host::assert_quiet`], once what a punch closes aside has gone.
+    pub(crate) fn becomes_quiet(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !self.proc_net("tcp").iter().all(is_nobodys) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.assert_quiet();
+    }
+
     /// Fails if a process is on this host, or a socket but of a TCP connection that is over and
     /// closes in the kernel's own time.
     pub(crate) fn assert_quiet(&self) {
@@ -158,9 +167,8 @@ impl Host {
         for table in ["packet", "raw", "raw6", "udp", "udp6"] {
             assert_eq!(self.proc_net(table), [""; 0], "{table}");
         }
-        // Nobody's: inode 0.
-        let owned = |line: &String| line.split_whitespace().nth(9) != Some("0");
-        assert!(!self.proc_net("tcp").iter().any(owned), "{:?}", self.proc_net("tcp"));
+        let tcp = self.proc_net("tcp");
+        assert!(tcp.iter().all(is_nobodys), "{tcp:?}");
     }
 
     /// Runs a command on this host that must succeed.
@@ -193,6 +201,11 @@ impl Host {
     pub(crate) fn netns_path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.namespace)
     }
+}
+
+/// Whether a line of `/proc/net/tcp` is of a socket that no process has: inode 0.
+fn is_nobodys(line: &String) -> bool {
+    line.split_whitespace().nth(9) == Some("0")
 }
 
 fn network_script() -> PathBuf {

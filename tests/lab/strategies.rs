@@ -16,8 +16,9 @@ use crate::streams::{drain, pour};
 use crate::trace::{segments, source};
 
 const PORT: u16 = 40000;
-/// So early, the instant is still ahead when both ends have found out how far the peer is.
-const AHEAD_MS: u64 = 300;
+/// So early, the instant is still ahead when both ends have found out how far the peer is, also on
+/// a busy machine.
+const AHEAD_MS: u64 = 600;
 /// In which silence has to show: the first repetition is due after 100 ms.
 const SILENCE: Duration = Duration::from_millis(300);
 

@@ -11,6 +11,10 @@ use crate::capture::Capture;
 use crate::pair::{End, Pair, both, exchange_lines, hear, in_ms, say, stream};
 use crate::trace::{repeated, segments};
 
+/// So early, the instant is still ahead when both ends have found out how far the peer is, also on
+/// a busy machine.
+const AHEAD_MS: u64 = 400;
+
 /// What `ss` says of the connection from this port: TCP_INFO in words.
 fn tcp_info(end: &End, port: u16) -> String {
     let of_port = format!("sport = :{port}");
@@ -45,7 +49,7 @@ fn what_both_ends_send_at_once_arrives_without_a_retransmission() {
     for round in 0..30 {
         // Every other time host-b is late: host-a's first bytes then follow on the heels of the
         // segment that completes the handshake.
-        let (at_a, at_b) = (in_ms(150), in_ms(150 + 30 * (round % 2)));
+        let (at_a, at_b) = (in_ms(AHEAD_MS), in_ms(AHEAD_MS + 30 * (round % 2)));
         let ((a, heard_a), (b, heard_b)) = both(
             || talk_at_once(pair.a.connect(pair.punch_of_a(40000, at_a)), &said),
             || talk_at_once(pair.b.connect(pair.punch_of_b(40000, at_b)), &said),
@@ -65,7 +69,7 @@ fn the_line_and_the_end_of_a_peer_in_haste_arrive_without_a_retransmission() {
     let pair = Pair::behind_nats(&[]);
     let wire = Capture::start(&pair.network.router_a(), "wan");
     for round in 0..20 {
-        let (at_a, at_b) = (in_ms(150), in_ms(150 + 30 * (round % 2)));
+        let (at_a, at_b) = (in_ms(AHEAD_MS), in_ms(AHEAD_MS + 30 * (round % 2)));
         let ((), heard) = both(
             || {
                 let a = stream(pair.a.connect(pair.punch_of_a(40000, at_a)));
