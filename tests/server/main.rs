@@ -402,6 +402,18 @@ fn a_full_server_says_so_and_takes_the_next_when_one_has_gone() {
 }
 
 #[test]
+fn one_too_many_is_told_although_its_greeting_comes_late() {
+    let server = Server::start(&["--capacity", "1", "--metrics", "127.0.0.1:0"]);
+    let _first = server.greet(0);
+    let mut second = server.connect(0);
+    while server.metric("tcp_punch_connections_turned_away_total") == 0 {}
+    // Another round of everything that the server has to do.
+    server.metric("tcp_punch_connections_turned_away_total");
+    second.stream.write_all(&greeting()).unwrap();
+    second.is_ended(Some(Refusal::Full));
+}
+
+#[test]
 fn too_few_descriptors_are_survived() {
     let mut limited = Command::new("prlimit");
     limited.args(["--nofile=24", env!("CARGO_BIN_EXE_tcp-punch"), "serve"]);
