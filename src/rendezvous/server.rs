@@ -432,17 +432,34 @@ impl Server {
             return self.meet_abroad(id, opening, waiter, now);
         }
         self.counts.meetings += 1;
-        self.stop_waiting_to_meet(waiter.who.id);
-        let owed = waiter.opening.is_empty();
-        self.introduce(waiter.who.id, seat, opening, owed, now);
-        self.introduce(id, waiter.who, waiter.opening, false, now);
+        let said = self.stop_waiting_to_meet(waiter.who.id, now);
+        let theirs = if waiter.opening.is_empty() { said } else { waiter.opening };
+        let owed = [theirs.is_empty(), opening.is_empty()];
+        self.introduce(waiter.who.id, seat, opening, owed[0], now);
+        self.introduce(id, waiter.who, theirs, owed[1], now);
     }
 
-    /// One who waited is found.
-    fn stop_waiting_to_meet(&mut self, id: ConnectionId) {
+    /// One who waited is found, not always where it waits now. What it had to say there.
+    fn stop_waiting_to_meet(&mut self, id: ConnectionId, now: Duration) -> Vec<u8> {
         self.answered(id);
-        self.away.remove(&id);
+        let said = self.withdraw(id, now);
         self.stop_waiting(id);
+        said
+    }
+
+    /// Takes one of ours from where it waits, and gives what it had to say there.
+    fn withdraw(&mut self, id: ConnectionId, now: Duration) -> Vec<u8> {
+        let Some(Connection { stage: Stage::Waiting { place, .. }, .. }) =
+            self.connections.get(&id)
+        else {
+            return Vec::new();
+        };
+        let place = *place;
+        if let Some(Away { keeper, opening }) = self.away.remove(&id) {
+            self.publish(Audience::One(keeper), Word::Leave { place, who: id });
+            return opening;
+        }
+        self.places.leave(place, self.seat(id), now).unwrap_or_default()
     }
 
     /// The first word about its peer, to one who does not wait any more.
@@ -647,18 +664,11 @@ impl Server {
     /// Leaves whatever the connection is part of, and tells its peer.
     fn vacate(&mut self, id: ConnectionId, now: Duration) {
         self.answered(id);
+        self.withdraw(id, now);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let remote = connection.remote;
         match std::mem::replace(&mut connection.stage, Stage::Over) {
-            Stage::Waiting { place, .. } => {
-                match self.away.remove(&id) {
-                    Some(Away { keeper, .. }) => {
-                        self.publish(Audience::One(keeper), Word::Leave { place, who: id });
-                    }
-                    None => self.places.leave(place, self.seat(id), now),
-                }
-                self.stop_waiting(id);
-            }
+            Stage::Waiting { .. } => self.stop_waiting(id),
             Stage::Met(Met { peer: Some(peer), .. }) => {
                 if peer.node == self.members.us() {
                     self.leave(peer.id, self.seat(id));

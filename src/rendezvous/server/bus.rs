@@ -63,7 +63,8 @@ pub enum Word {
         share: Option<u8>,
         /// It is mine for good: nobody has objected.
         firm: bool,
-        /// I know nobody yet: whoever hears this, say so.
+        /// I know nothing of you, or not any more: say that you are there, and what I have to
+        /// know of your clients.
         asks: bool,
     },
     /// I go.
