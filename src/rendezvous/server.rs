@@ -591,11 +591,12 @@ impl Server {
             return self.refuse(id, refusal.unwrap_or(Refusal::NobodyThere), now);
         };
         let ticket = self.ticket();
+        let told = Answer::Called { ticket, opening: opening.clone() };
         self.places.open(ticket, Waiter { who: self.seat(id), opening });
         let called = Called::Told(self.seat(listener));
         self.wait(id, Place::Ticket(ticket), Some(called), now + self.limits.calling);
         self.counts.calls += 1;
-        self.answer(listener, Answer::Called(ticket));
+        self.answer(listener, told);
     }
 
     /// A new place for a call. Whoever hears of it can tell from it who keeps it.

@@ -140,7 +140,8 @@ fn a_listener_is_called_and_comes() {
     };
     assert_eq!(listener.asks(&Request::Prove(home.prove(challenge))), Answer::Listening);
     caller.says(&Request::Call { name: home.public(), opening: b"caller".to_vec() });
-    let Answer::Called(ticket) = listener.hears() else { panic!() };
+    let Answer::Called { ticket, opening } = listener.hears() else { panic!() };
+    assert_eq!(opening, b"caller");
     let mut comes = server.greet(0);
     let place = Place::Ticket(ticket);
     assert_eq!(

@@ -119,10 +119,10 @@ impl Server {
                     self.refuse(before, Refusal::Replaced, now);
                 }
             }
-            Word::Call { name, caller, ticket } => {
+            Word::Call { name, caller, ticket, opening } => {
                 let word = match self.ring(name, from) {
                     Ok(listener) => {
-                        self.answer(listener, Answer::Called(ticket));
+                        self.answer(listener, Answer::Called { ticket, opening });
                         Word::Ringing { caller, listener }
                     }
                     Err(busy) => Word::NotHere { caller, busy },
@@ -320,10 +320,11 @@ impl Server {
         now: Duration,
     ) {
         let ticket = self.ticket();
+        let word = Word::Call { name, caller: id, ticket, opening: opening.clone() };
         self.places.open(ticket, Waiter { who: self.seat(id), opening });
         let called = Called::Sought(self.others(), Refusal::NobodyThere);
         self.wait(id, Place::Ticket(ticket), Some(called), now + SEEKING);
-        self.publish(Audience::All, Word::Call { name, caller: id, ticket });
+        self.publish(Audience::All, word);
     }
 
     /// Another server has a call for one of ours; else whether it has too many already.

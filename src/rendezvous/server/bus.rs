@@ -143,6 +143,8 @@ pub enum Word {
         caller: ConnectionId,
         /// Where.
         ticket: Ticket,
+        /// The first message of its key exchange.
+        opening: Vec<u8>,
     },
     /// Your client's call is passed on to this client of mine.
     Ringing {

@@ -555,8 +555,8 @@ fn call(name: PublicKey) -> Request {
 
 fn called(world: &mut World, caller: Client, listener: Client, name: PublicKey) -> Ticket {
     let said = world.says(caller, call(name));
-    let [(to, Answer::Called(ticket))] = said[..] else { panic!("{said:?}") };
-    assert_eq!(to, listener);
+    let [(to, Answer::Called { ticket, ref opening })] = said[..] else { panic!("{said:?}") };
+    assert_eq!((to, &opening[..]), (listener, &b"b"[..]));
     ticket
 }
 
