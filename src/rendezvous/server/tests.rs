@@ -1,7 +1,7 @@
 //! Who sends, and who gets what.
 
 use super::*;
-use crate::rendezvous::{FrameError, Identity};
+use crate::rendezvous::{FrameError, Identity, Place, Ticket};
 use proptest::prelude::*;
 
 const AT: [&str; 4] =
@@ -517,7 +517,10 @@ fn who_listens_anew_takes_the_place_of_the_old_connection() {
     world.goes(old);
     let calls = world.client(AT[2]);
     let said = world.says(calls, call(home.public()));
-    assert!(matches!(said[..], [(to, Said::Answer(Answer::Called { .. }))] if to == new), "{said:?}");
+    assert!(
+        matches!(said[..], [(to, Said::Answer(Answer::Called { .. }))] if to == new),
+        "{said:?}"
+    );
 }
 
 #[test]
