@@ -8,10 +8,10 @@ use crate::rendezvous::{
 };
 use crate::sys::{CallFailed, NetworkChange, wait_readable, wait_writable};
 use nix::errno::Errno;
+use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
