@@ -62,7 +62,6 @@ run_bench() {
     find_caller
     install_missing
     ! measures spray "$@" || install_missing scanners
-    ! measures clock "$@" || install_missing clocks
     build_product
     build_bench figures
     bubble "$bench_bin" --bench "$@"

@@ -11,7 +11,7 @@ run_checks() {
 
     check rustfmt cargo fmt --check
     check clippy cargo clippy --quiet --all-targets -- -D warnings
-    check shellcheck shellcheck netns-scripts/*.sh netns-scripts/lib/*.sh .ci/run
+    check shellcheck shellcheck netns-scripts/*.sh netns-scripts/lib/*.sh tests/lab/*.sh .ci/run
     heading "building"
     build_product
     build_lab

@@ -28,6 +28,7 @@ shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn
 nats-server         nats-server   nats-server    nats-server    nats-server
 miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
+faketime            faketime      libfaketime    libfaketime    libfaketime
 iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
     # A STUN client over TCP of another make. Others have none in their packages.
@@ -47,14 +48,6 @@ command             apt           dnf            pacman         apk
 masscan             masscan       masscan        masscan        masscan
 zmap                zmap          zmap           zmap           zmap
 hping3              hping3        hping3         hping          hping3
-END
-}
-
-# What the figure of the clock sets the server's clock off by.
-clocks() {
-    cat <<'END'
-command             apt           dnf            pacman         apk
-faketime            faketime      libfaketime    libfaketime    libfaketime
 END
 }
 

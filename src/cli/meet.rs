@@ -174,6 +174,7 @@ pub(super) fn status(error: &MeetError) -> Status {
     match error {
         MeetError::Session(SessionError::WrongCode | SessionError::Altered)
         | MeetError::NotAllowed(_)
+        | MeetError::Repeated
         | MeetError::NotLetIn
         | MeetError::Stranger => Status::Refused,
         MeetError::Agreement(AgreementError::NoPair { .. } | AgreementError::NoStrategy) => {

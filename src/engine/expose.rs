@@ -3,10 +3,12 @@
 use super::stream::Stream;
 use super::{Meet, MeetError, Met, Step};
 use crate::rendezvous::{
-    Backoff, Heard, Identity, Listener, ListenerError, PublicKey, Purpose, Refusal, Ticket,
+    Backoff, Exchange, Heard, Identity, Listener, ListenerError, PublicKey, Purpose, Refusal,
+    SessionError,
 };
 use crate::sys::{CallFailed, NetworkChange, wait_readable, wait_writable};
 use nix::errno::Errno;
+use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,6 +86,9 @@ pub struct Expose {
 const MEETINGS: usize = 64;
 /// Connections at once, meetings among them: five descriptors each.
 const CONNECTIONS: usize = 512;
+/// Calls that are known again if somebody who has overheard one brings it a second time. Whoever
+/// still has an older one makes this host survey its routers once, and nothing else.
+const OPENINGS: usize = 1024;
 /// A meeting that is interrupted ends within that.
 const ENDING: Duration = Duration::from_secs(2);
 /// A network that changes again and again does not have the server asked more often.
@@ -169,11 +174,17 @@ impl Expose {
                         let again = std::mem::take(&mut self.is_lost);
                         self.host.hear(Happening::Listening { server, again });
                     }
-                    Heard::Called(ticket) => self.calls.begin(
-                        &self.host,
-                        Meet::new(server, Purpose::Take(self.identity.clone(), ticket)),
-                        ticket,
-                    ),
+                    Heard::Called { ticket, opening } => {
+                        tracing::debug!(?ticket, "called");
+                        match self.calls.admit(&self.identity, &self.host.allowed(), &opening) {
+                            Ok(allowed) => {
+                                let purpose = Purpose::Take(self.identity.clone(), ticket);
+                                let meet = Meet::new(server, purpose);
+                                self.calls.begin(&self.host, meet.allowed(allowed));
+                            }
+                            Err(error) => self.host.hear(Happening::Failed(None, error)),
+                        }
+                    }
                 }
             }
             if self.changes.as_ref().is_some_and(NetworkChange::happened) {
@@ -235,6 +246,8 @@ struct Calls {
     stop: PipeWriter,
     meetings: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
+    /// Openings of those who are let in, the latest last.
+    heard: VecDeque<Vec<u8>>,
     /// Every meeting holds a copy.
     held: Sender<()>,
     over: Receiver<()>,
@@ -264,20 +277,42 @@ impl Calls {
         let (stopped, stop) = io::pipe().map_err(failed)?;
         let (held, over) = mpsc::channel();
         let zero = || Arc::new(AtomicUsize::new(0));
-        Ok(Self { stopped, stop, meetings: zero(), connections: zero(), held, over })
+        let heard = VecDeque::new();
+        Ok(Self { stopped, stop, meetings: zero(), connections: zero(), heard, held, over })
+    }
+
+    /// Who may come in by this call: nobody, if a stranger makes it. It hears that, and makes this
+    /// host do nothing else.
+    fn admit(
+        &mut self,
+        ours: &Identity,
+        allowed: &[PublicKey],
+        opening: &[u8],
+    ) -> Result<Vec<PublicKey>, MeetError> {
+        let caller = Exchange::caller(ours, opening).map_err(SessionError::from)?;
+        if !allowed.contains(&caller) {
+            return Ok(Vec::new());
+        }
+        if self.heard.iter().any(|before| before == opening) {
+            return Err(MeetError::Repeated);
+        }
+        if self.heard.len() == OPENINGS {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(opening.to_vec());
+        Ok(vec![caller])
     }
 
     /// Takes a call, on a thread of its own.
-    fn begin(&self, host: &Arc<dyn Host>, meet: Meet, ticket: Ticket) {
+    fn begin(&self, host: &Arc<dyn Host>, meet: Meet) {
         let counted = Counted::one_more(&self.meetings, MEETINGS)
             .and_then(|meeting| Ok((meeting, Counted::one_more(&self.connections, CONNECTIONS)?)));
         let (meeting, connection) = match counted {
             Ok(counted) => counted,
             Err(under_way) => return host.hear(Happening::TooMany(under_way)),
         };
-        tracing::debug!(?ticket, "called");
         let meet = match self.stopped.try_clone() {
-            Ok(stopped) => host.prepare(meet).allowed(host.allowed()).interrupt(stopped.into()),
+            Ok(stopped) => host.prepare(meet).interrupt(stopped.into()),
             Err(error) => return host.hear(Happening::Failed(None, failed(error).into())),
         };
         let held = self.held.clone();
@@ -315,4 +350,50 @@ impl Calls {
 fn failed(error: io::Error) -> CallFailed {
     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     CallFailed { call: "pipe or thread", errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(byte: u8) -> Identity {
+        Identity::generate([byte; 32])
+    }
+
+    fn opening(caller: u8, random: u8) -> Vec<u8> {
+        let call = Exchange::as_caller(&identity(caller), identity(1).public(), [random; 32]);
+        call.unwrap().opening().unwrap().to_vec()
+    }
+
+    #[test]
+    fn who_is_listed_comes_in_by_its_own_call_and_once() {
+        let mut calls = Calls::new().unwrap();
+        let friends = [identity(2).public(), identity(3).public()];
+        let mut admit = |opening: &[u8]| calls.admit(&identity(1), &friends, opening);
+        for random in [7, 8] {
+            assert_eq!(admit(&opening(2, random)).unwrap(), [friends[0]]);
+        }
+        assert_eq!(admit(&opening(3, 9)).unwrap(), [friends[1]]);
+        assert!(matches!(admit(&opening(2, 7)), Err(MeetError::Repeated)));
+        for _ in 0..2 {
+            assert_eq!(admit(&opening(4, 9)).unwrap(), [], "a stranger");
+        }
+        assert!(matches!(admit(b"nonsense"), Err(MeetError::Session(_))));
+    }
+
+    #[test]
+    fn a_bounded_number_of_calls_is_remembered() {
+        let mut calls = Calls::new().unwrap();
+        let mut admit = |nth: usize| {
+            let mut random = [0; 32];
+            random[..8].copy_from_slice(&nth.to_be_bytes());
+            let call = Exchange::as_caller(&identity(2), identity(1).public(), random).unwrap();
+            let friends = [identity(2).public()];
+            calls.admit(&identity(1), &friends, call.opening().unwrap()).is_ok()
+        };
+        assert!((0..OPENINGS).all(&mut admit));
+        assert!(!admit(0));
+        assert!(admit(OPENINGS) && admit(0));
+        assert_eq!(calls.heard.len(), OPENINGS);
+    }
 }

@@ -185,7 +185,8 @@ impl Meet {
         self
     }
 
-    /// Tells a caller whose key is not among these that it is not let in, and nothing else.
+    /// Tells a caller whose key is not among these that it is not let in, and nothing else. Where
+    /// nobody is, nothing is asked of routers and servers either, beyond the one connection.
     pub fn allowed(mut self, keys: Vec<PublicKey>) -> Self {
         self.allowed = Some(keys);
         self
@@ -207,7 +208,10 @@ impl Meet {
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
         let line = self.connect(route.local_ip)?;
-        let around = Surroundings::explore(line.local()?, self.server, &self.stun)?;
+        let mut around = Surroundings::new(line.local()?, self.server)?;
+        if self.allowed.as_ref().is_none_or(|keys| !keys.is_empty()) {
+            around.explore(&self.stun)?;
+        }
         Meeting::new(self, line, around)?.run(progress)
     }
 

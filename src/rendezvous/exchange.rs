@@ -111,6 +111,20 @@ impl Exchange {
         Ok(Self { opening: None, state: State::Listener(Box::new(noise)) })
     }
 
+    /// Who calls us with this opening. Nobody else can have made it, but whoever carries it can
+    /// have kept it and bring it again: that the caller is there shows only when the exchange is
+    /// complete and its first sealed message opens.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] if this is no call of ours.
+    pub fn caller(ours: &Identity, opening: &[u8]) -> Result<PublicKey, ExchangeError> {
+        // Only an answer needs random numbers, and none is made.
+        let noise = noise::handshake(PROTOCOL, ours, None, &[0; 32]);
+        let mut noise = noise.map_err(ExchangeError::Setup)?;
+        read(&mut noise, noise::CALL, opening)?;
+        remote(&noise)
+    }
+
     /// What goes to the peer. `None` for the listener, who hears the peer first.
     pub fn opening(&self) -> Option<&[u8]> {
         self.opening.as_deref()
@@ -193,12 +207,17 @@ fn expect_point(bytes: &[u8]) -> Result<(), ExchangeError> {
 }
 
 fn by_noise(noise: &mut HandshakeState, role: Role) -> Result<Secrets, ExchangeError> {
-    let peer = noise.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey);
+    let peer = remote(noise)?;
     let transcript = noise.get_handshake_hash().to_vec();
     let (low, high) = noise.dangerously_get_raw_split();
     let (low, high) = (Zeroizing::new(low), Zeroizing::new(high));
     let root = root(&[noise::NAME.as_bytes(), &transcript, &low[..], &high[..]]);
-    Ok(Secrets::new(&root, role, Some(peer.ok_or(ExchangeError::Malformed)?)))
+    Ok(Secrets::new(&root, role, Some(peer)))
+}
+
+fn remote(noise: &HandshakeState) -> Result<PublicKey, ExchangeError> {
+    let key = noise.get_remote_static().and_then(|key| key.try_into().ok());
+    key.map(PublicKey).ok_or(ExchangeError::Malformed)
 }
 
 /// One key from all that the ends said and know.

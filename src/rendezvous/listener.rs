@@ -15,12 +15,17 @@ const ASKING: Duration = Duration::from_secs(20);
 const ANSWERING: Duration = Duration::from_secs(5);
 
 /// What has happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// Calls come from now on.
     Listening,
     /// Somebody calls: [`Purpose::Take`](super::Purpose::Take) it.
-    Called(Ticket),
+    Called {
+        /// Where the caller waits.
+        ticket: Ticket,
+        /// Its opening: [`Exchange::caller`](super::Exchange::caller) says who it is.
+        opening: Vec<u8>,
+    },
 }
 
 /// Why nobody is heard any more. A new connection may help.
@@ -160,8 +165,8 @@ impl Listener {
                 self.asked = None;
                 self.heard.push_back(Heard::Listening);
             }
-            (Answer::Called(ticket), Stage::Listening) => {
-                self.heard.push_back(Heard::Called(ticket));
+            (Answer::Called { ticket, opening }, Stage::Listening) => {
+                self.heard.push_back(Heard::Called { ticket, opening });
             }
             (Answer::Clock(_), Stage::Listening) => self.asked = None,
             (Answer::Refused(refusal), _) => return Err(refusal.into()),
@@ -243,9 +248,10 @@ mod tests {
         assert!(challenge.check(identity().public(), &proof));
         assert_eq!(line.listener.poll(), None);
         line.hear(&Answer::Listening, s(0)).unwrap();
-        line.hear(&Answer::Called(TICKET), s(0)).unwrap();
+        let opening = b"caller".to_vec();
+        line.hear(&Answer::Called { ticket: TICKET, opening: opening.clone() }, s(0)).unwrap();
         assert_eq!(line.listener.poll(), Some(Heard::Listening));
-        assert_eq!(line.listener.poll(), Some(Heard::Called(TICKET)));
+        assert_eq!(line.listener.poll(), Some(Heard::Called { ticket: TICKET, opening }));
         assert_eq!(line.listener.poll(), None);
         assert_eq!(line.said(s(0)), []);
     }
@@ -286,7 +292,8 @@ mod tests {
 
     #[test]
     fn what_comes_out_of_turn_ends_it() {
-        for answer in [Answer::Listening, Answer::Called(TICKET), Answer::Left, clock()] {
+        let called = Answer::Called { ticket: TICKET, opening: Vec::new() };
+        for answer in [Answer::Listening, called, Answer::Left, clock()] {
             assert_eq!(Line::new().hear(&answer, s(0)), Err(ListenerError::OutOfTurn));
         }
         let mut line = Line::listening();

@@ -88,8 +88,14 @@ pub enum Answer {
     Challenge([u8; 32]),
     /// To [`Request::Prove`]: this client is called under its name from now on.
     Listening,
-    /// Somebody calls: go to this place with a new connection.
-    Called(Ticket),
+    /// Somebody calls: go with a new connection.
+    Called {
+        /// Where to.
+        ticket: Ticket,
+        /// The first message of the caller's key exchange, which shows who calls. It comes again
+        /// with [`Answer::Met`].
+        opening: Vec<u8>,
+    },
     /// To [`Request::Probe`].
     Probed {
         /// As in the request.

@@ -11,9 +11,11 @@
 mod abroad;
 mod addresses;
 mod bus;
+mod calls;
 mod connection;
 mod counts;
 mod limits;
+mod meetings;
 mod members;
 mod places;
 mod quota;
@@ -29,12 +31,12 @@ pub use limits::{
 pub use members::SHARES;
 pub use stream::{Said, Stream, StreamError};
 
-use super::{Answer, Challenge, Origin, Place, PublicKey, Reaction, Refusal, Request, Ticket};
+use super::{Answer, Origin, PublicKey, Reaction, Refusal, Request};
 use crate::wire::stun::Ends;
 use abroad::Away;
-use connection::{Called, Connection, Met, Stage};
+use connection::{Connection, Met, Stage};
 use members::Members;
-use places::{Coming, Places, Waiter};
+use places::Places;
 use quota::Quotas;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -355,262 +357,6 @@ impl Server {
         Counts { listening: self.listeners.len() as u64, ..self.counts }
     }
 
-    fn allocate(&mut self, id: ConnectionId, now: Duration) {
-        if let Err(refusal) = self.may_wait(id, &[], now) {
-            return self.refuse(id, refusal, now);
-        }
-        let who = self.seat(id);
-        let number = match self.gives_numbers() {
-            true => self.places.allocate(Waiter { who, opening: Vec::new() }),
-            false => None,
-        };
-        match number {
-            Some(number) => {
-                self.answer(id, Answer::Allocated(number));
-                self.wait(id, Place::Number(number), None, now + self.limits.waiting);
-            }
-            None => {
-                self.stop_waiting(id);
-                self.refuse(id, Refusal::Full, now);
-            }
-        }
-    }
-
-    fn join(&mut self, id: ConnectionId, place: Place, opening: Vec<u8>, now: Duration) {
-        // Who was given this number waits there already, and has had nothing to say yet.
-        let speaks = opening.len() <= MAX_OPENING;
-        if speaks
-            && (self.places.speak(place, self.seat(id), &opening)
-                || self.speak_abroad(id, place, &opening))
-        {
-            return;
-        }
-        // Or did when this left, and has been met meanwhile.
-        if let Some(Connection { stage: Stage::Met(met), .. }) = self.connections.get_mut(&id)
-            && opening.len() <= MAX_OPENING
-            && std::mem::take(&mut met.opening_owed)
-        {
-            return self.relay(id, opening, now);
-        }
-        if let Err(refusal) = self.may_wait(id, &opening, now) {
-            return self.refuse(id, refusal, now);
-        }
-        self.go(id, place, opening, now);
-    }
-
-    /// Goes to a place, whoever keeps it.
-    fn go(&mut self, id: ConnectionId, place: Place, opening: Vec<u8>, now: Duration) {
-        if let Some(keeper) = self.members.keeper(place) {
-            let patience = match place {
-                Place::Number(_) => self.limits.waiting,
-                Place::Ticket(_) => self.limits.calling,
-            };
-            self.wait(id, place, None, now + patience);
-            return self.go_abroad(id, keeper, place, opening);
-        }
-        match self.places.come(place, self.seat(id), &opening, now) {
-            Coming::Waits => self.wait(id, place, None, now + self.limits.waiting),
-            Coming::Meets(waiter) => {
-                self.stop_waiting(id);
-                self.meet(id, opening, waiter, now);
-            }
-            Coming::Occupied => {
-                self.stop_waiting(id);
-                self.refuse(id, Refusal::Occupied, now);
-            }
-            Coming::Unknown => {
-                self.stop_waiting(id);
-                self.refuse(id, Refusal::NoSuchPlace, now);
-            }
-        }
-    }
-
-    /// `id` came, and does not wait.
-    fn meet(&mut self, id: ConnectionId, opening: Vec<u8>, waiter: Waiter, now: Duration) {
-        let seat = self.seat(id);
-        if waiter.who.node != seat.node {
-            return self.meet_abroad(id, opening, waiter, now);
-        }
-        self.counts.meetings += 1;
-        self.stop_waiting_to_meet(waiter.who.id);
-        let owed = waiter.opening.is_empty();
-        self.introduce(waiter.who.id, seat, opening, owed, now);
-        self.introduce(id, waiter.who, waiter.opening, false, now);
-    }
-
-    /// One who waited is found.
-    fn stop_waiting_to_meet(&mut self, id: ConnectionId) {
-        self.answered(id);
-        self.away.remove(&id);
-        self.stop_waiting(id);
-    }
-
-    /// The first word about its peer, to one who does not wait any more.
-    fn introduce(
-        &mut self,
-        who: ConnectionId,
-        peer: Seat,
-        opening: Vec<u8>,
-        opening_owed: bool,
-        now: Duration,
-    ) {
-        if let Some(connection) = self.connections.get_mut(&who) {
-            let met = Met { peer: Some(peer), opening_owed, messages: 0, bytes: 0 };
-            connection.stage = Stage::Met(met);
-        }
-        self.answer(who, Answer::Met { opening });
-        self.set_deadline(who, Some(now + self.limits.idle));
-    }
-
-    /// Everything that a client has to fulfil before it goes to a place. It then counts as one who
-    /// waits.
-    fn may_wait(&mut self, id: ConnectionId, opening: &[u8], now: Duration) -> Result<(), Refusal> {
-        let Some(connection) = self.connections.get(&id) else {
-            return Err(Refusal::NotUnderstood);
-        };
-        let ip = connection.remote.ip();
-        if !matches!(connection.stage, Stage::Greeted) || opening.len() > MAX_OPENING {
-            return Err(Refusal::NotUnderstood);
-        }
-        if !self.quotas.meeting(ip, now) || !self.quotas.wait(ip) {
-            return Err(Refusal::TooMany);
-        }
-        self.counts.waiting += 1;
-        Ok(())
-    }
-
-    fn wait(&mut self, id: ConnectionId, place: Place, called: Option<Called>, until: Duration) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.stage = Stage::Waiting { place, called };
-        }
-        self.set_deadline(id, Some(until));
-    }
-
-    fn stop_waiting(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get(&id) {
-            self.quotas.wait_over(connection.remote.ip());
-            self.counts.waiting -= 1;
-        }
-    }
-
-    fn relay(&mut self, id: ConnectionId, bytes: Vec<u8>, now: Duration) {
-        let Some(Connection { stage: Stage::Met(met), .. }) = self.connections.get_mut(&id) else {
-            return self.refuse(id, Refusal::NotUnderstood, now);
-        };
-        met.messages += 1;
-        met.bytes = met.bytes.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-        if met.messages > MAX_RELAYED_MESSAGES || met.bytes > MAX_RELAYED_BYTES {
-            return self.refuse(id, Refusal::TooMany, now);
-        }
-        // Without a peer it was told that the peer has left.
-        if let Some(peer) = met.peer {
-            self.counts.relayed_bytes += bytes.len() as u64;
-            if peer.node == self.members.us() {
-                self.answer(peer.id, Answer::Relayed(bytes));
-            } else {
-                let word = Word::Relay { to: peer.id, from: id, bytes };
-                self.publish(Audience::One(peer.node), word);
-            }
-        }
-    }
-
-    fn listen(&mut self, id: ConnectionId, name: PublicKey, now: Duration) {
-        let random = self.draw("challenge");
-        match self.connections.get_mut(&id) {
-            Some(Connection { stage: stage @ Stage::Greeted, .. }) => {
-                let challenge = Challenge::new(random);
-                let public = challenge.public();
-                *stage = Stage::Challenged(Box::new((name, challenge)));
-                self.answer(id, Answer::Challenge(public));
-                self.set_deadline(id, Some(now + self.limits.unfinished));
-            }
-            _ => self.refuse(id, Refusal::NotUnderstood, now),
-        }
-    }
-
-    fn prove(&mut self, id: ConnectionId, mac: [u8; 32], now: Duration) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Stage::Challenged(question) = &connection.stage else {
-            return self.refuse(id, Refusal::NotUnderstood, now);
-        };
-        let (name, challenge) = &**question;
-        let name = *name;
-        if !challenge.check(name, &mac) {
-            return self.refuse(id, Refusal::NotYours, now);
-        }
-        if !self.quotas.wait(connection.remote.ip()) {
-            return self.refuse(id, Refusal::TooMany, now);
-        }
-        connection.stage = Stage::Listening { name, calls: 0 };
-        self.set_deadline(id, None);
-        // After a change of network the old connection may look alive for long.
-        if let Some(before) = self.listeners.insert(name, id) {
-            self.refuse(before, Refusal::Replaced, now);
-        }
-        self.answer(id, Answer::Listening);
-        self.publish(Audience::All, Word::Listening(name));
-    }
-
-    fn call(&mut self, id: ConnectionId, name: PublicKey, opening: Vec<u8>, now: Duration) {
-        if let Err(refusal) = self.may_wait(id, &opening, now) {
-            return self.refuse(id, refusal, now);
-        }
-        let listener = self.listeners.get(&name).copied();
-        if listener.is_none() && self.members.others().next().is_some() {
-            return self.call_abroad(id, name, opening, now);
-        }
-        let refusal = match listener.and_then(|it| self.connections.get_mut(&it)) {
-            Some(Connection { stage: Stage::Listening { calls, .. }, .. })
-                if *calls < MAX_CALLS =>
-            {
-                *calls += 1;
-                None
-            }
-            Some(_) => Some(Refusal::TooMany),
-            None => Some(Refusal::NobodyThere),
-        };
-        let (Some(listener), None) = (listener, refusal) else {
-            self.stop_waiting(id);
-            return self.refuse(id, refusal.unwrap_or(Refusal::NobodyThere), now);
-        };
-        let ticket = self.ticket();
-        self.places.open(ticket, Waiter { who: self.seat(id), opening });
-        let called = Called::Told(self.seat(listener));
-        self.wait(id, Place::Ticket(ticket), Some(called), now + self.limits.calling);
-        self.counts.calls += 1;
-        self.answer(listener, Answer::Called(ticket));
-    }
-
-    /// A new place for a call. Whoever hears of it can tell from it who keeps it.
-    fn ticket(&mut self) -> Ticket {
-        let [mut ticket @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.draw("ticket");
-        if let Some(share) = self.members.share() {
-            ticket[0] = share;
-        }
-        Ticket(ticket)
-    }
-
-    /// A caller waits no longer: the listener may be told of one more.
-    fn answered(&mut self, caller: ConnectionId) {
-        let listener = match self.connections.get(&caller).map(|connection| &connection.stage) {
-            Some(Stage::Waiting { called: Some(Called::Told(listener)), .. }) => *listener,
-            _ => return,
-        };
-        if listener.node == self.members.us() {
-            self.call_is_over(listener.id);
-        } else {
-            let word = Word::CallOver { listener: listener.id };
-            self.publish(Audience::One(listener.node), word);
-        }
-    }
-
-    fn call_is_over(&mut self, listener: ConnectionId) {
-        let listener = self.connections.get_mut(&listener);
-        if let Some(Connection { stage: Stage::Listening { calls, .. }, .. }) = listener {
-            *calls = calls.saturating_sub(1);
-        }
-    }
-
     /// Only towards the address that asks, and only to a port from which it has connected: nobody
     /// can have the server knock at somebody else's door. Since its TCP handshake is over, the
     /// address is not forged, and it has sent more bytes than a probe has.
@@ -647,18 +393,11 @@ impl Server {
     /// Leaves whatever the connection is part of, and tells its peer.
     fn vacate(&mut self, id: ConnectionId, now: Duration) {
         self.answered(id);
+        self.withdraw(id, now);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let remote = connection.remote;
         match std::mem::replace(&mut connection.stage, Stage::Over) {
-            Stage::Waiting { place, .. } => {
-                match self.away.remove(&id) {
-                    Some(Away { keeper, .. }) => {
-                        self.publish(Audience::One(keeper), Word::Leave { place, who: id });
-                    }
-                    None => self.places.leave(place, self.seat(id), now),
-                }
-                self.stop_waiting(id);
-            }
+            Stage::Waiting { .. } => self.stop_waiting(id),
             Stage::Met(Met { peer: Some(peer), .. }) => {
                 if peer.node == self.members.us() {
                     self.leave(peer.id, self.seat(id));
@@ -674,16 +413,6 @@ impl Server {
                 }
             }
             _ => {}
-        }
-    }
-
-    /// Tells one that its peer has gone, if it still has that peer.
-    fn leave(&mut self, id: ConnectionId, peer: Seat) {
-        if let Some(Connection { stage: Stage::Met(met), .. }) = self.connections.get_mut(&id)
-            && met.peer == Some(peer)
-        {
-            met.peer = None;
-            self.answer(id, Answer::Left);
         }
     }
 

@@ -340,7 +340,7 @@ impl Session {
             Answer::Refused(refusal) => return Err(refusal.into()),
             Answer::Challenge(_)
             | Answer::Listening
-            | Answer::Called(_)
+            | Answer::Called { .. }
             | Answer::Probed { .. } => return Err(SessionError::OutOfTurn),
         }
         Ok(())

@@ -13,6 +13,7 @@ mod end;
 mod firing;
 mod handover;
 mod job;
+mod joined;
 mod loss;
 mod machine;
 mod meetings;
@@ -24,6 +25,7 @@ mod retransmissions;
 mod sample;
 mod searches;
 mod series;
+mod served;
 mod server;
 mod skew;
 mod spray;
@@ -63,7 +65,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 20] = [
+const FIGURES: [(&str, Measurement); 21] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -83,6 +85,7 @@ const FIGURES: [(&str, Measurement); 20] = [
     ("meet", meetings::measure),
     ("clock", clock::measure),
     ("server", capacity::measure),
+    ("joined-servers", joined::measure),
     ("nat", behaviour::measure),
 ];
 

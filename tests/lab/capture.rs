@@ -40,7 +40,7 @@ impl Capture {
             let socket = socket(
                 AddressFamily::Packet,
                 SockType::Datagram,
-                SockFlag::SOCK_NONBLOCK,
+                SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
                 SockProtocol::EthAll,
             )
             .expect("a packet socket");

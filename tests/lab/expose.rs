@@ -1,7 +1,7 @@
 //! A host at home that is reached by its key, as docs/EXPOSE.md shows it.
 
 use std::fs;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown as Which, shutdown};
 
+use crate::capture::Capture;
 use crate::meet::{self, SERVER, Server};
 use crate::network::Host;
 use crate::pair::{End, Pair};
@@ -180,6 +181,34 @@ fn a_stranger_hears_that_it_is_not_let_in_and_is_once_it_is_listed() {
     converse(home.reach_as("stranger", "home"), "a friend by now");
     let ended = stop(exposed);
     assert!(ended.stderr.contains("stranger: connected to"), "{}", ended.stderr);
+}
+
+/// Whoever knows the public key can call; it makes the host at home connect to the server once, to
+/// say no, and ask nobody anything else.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn for_a_stranger_nothing_is_asked_of_routers_and_servers() {
+    let home = Home::new(&[]);
+    let _echo = Echo::start(&home.pair.b.host);
+    let _server = Server::start(&home.pair.network.server());
+    let exposed = home.expose(ECHO);
+    let wire = Capture::start(&home.pair.b.host, "eth0");
+    let begun = |wire: &Capture| {
+        let packets = wire.packets(|bytes| {
+            let udp_or_icmp = matches!(bytes[9], 1 | 17);
+            let syn = bytes[9] == 6 && bytes[33] & 0x12 == 0x02;
+            let from = Ipv4Addr::new(bytes[12], bytes[13], bytes[14], bytes[15]);
+            // From within: the router's own errors do not count.
+            bytes[0] == 0x45 && from == Ipv4Addr::new(10, 0, 0, 2) && (udp_or_icmp || syn)
+        });
+        packets.len()
+    };
+    assert_eq!(home.reach_as("stranger", "home").end().status, 7);
+    exposed.await_stderr("a stranger called: tp1");
+    assert_eq!(begun(&wire), 1, "a SYN to the server");
+    converse(home.reach(), "a friend");
+    assert!(begun(&wire) > 4);
+    stop(exposed);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bad_input;
 mod binding;
 mod bus;
 mod capture;
+mod clock_set;
 mod connects;
 mod destinations;
 mod early;
@@ -38,6 +39,7 @@ mod stun;
 mod timeouts;
 mod told;
 mod trace;
+mod units;
 mod veth;
 mod wan;
 

@@ -204,7 +204,7 @@ fn who_listens_at_one_server_is_called_at_another_until_that_is_killed() {
     let home = Identity::generate([5; 32]);
     let mut listener = listen(&one, &home);
     let mut caller = call(&two, &home);
-    let Answer::Called(ticket) = listener.hears() else { panic!() };
+    let Answer::Called { ticket, .. } = listener.hears() else { panic!() };
     let mut comes = one.greet(0);
     let place = Place::Ticket(ticket);
     comes.says(&Request::Join { place, opening: b"home".to_vec() });
@@ -212,13 +212,13 @@ fn who_listens_at_one_server_is_called_at_another_until_that_is_killed() {
     assert_eq!(met(&mut caller, b"home"), None);
 
     let mut caller = call(&two, &home);
-    assert!(matches!(listener.hears(), Answer::Called(_)));
+    assert!(matches!(listener.hears(), Answer::Called { .. }));
     one.signal(Signal::SIGKILL);
     caller.is_ended(Some(Refusal::NobodyThere));
     // It comes back at the other.
     let mut listener = listen(&two, &home);
     let _caller = call(&two, &home);
-    assert!(matches!(listener.hears(), Answer::Called(_)));
+    assert!(matches!(listener.hears(), Answer::Called { .. }));
 }
 
 #[test]

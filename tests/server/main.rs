@@ -140,7 +140,8 @@ fn a_listener_is_called_and_comes() {
     };
     assert_eq!(listener.asks(&Request::Prove(home.prove(challenge))), Answer::Listening);
     caller.says(&Request::Call { name: home.public(), opening: b"caller".to_vec() });
-    let Answer::Called(ticket) = listener.hears() else { panic!() };
+    let Answer::Called { ticket, opening } = listener.hears() else { panic!() };
+    assert_eq!(opening, b"caller");
     let mut comes = server.greet(0);
     let place = Place::Ticket(ticket);
     assert_eq!(
@@ -399,6 +400,18 @@ fn a_full_server_says_so_and_takes_the_next_when_one_has_gone() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn one_too_many_is_told_although_its_greeting_comes_late() {
+    let server = Server::start(&["--capacity", "1", "--metrics", "127.0.0.1:0"]);
+    let _first = server.greet(0);
+    let mut second = server.connect(0);
+    while server.metric("tcp_punch_connections_turned_away_total") == 0 {}
+    // Another round of everything that the server has to do.
+    server.metric("tcp_punch_connections_turned_away_total");
+    second.stream.write_all(&greeting()).unwrap();
+    second.is_ended(Some(Refusal::Full));
 }
 
 #[test]

@@ -72,6 +72,9 @@ pub enum MeetError {
     /// The caller is none of those who may call.
     #[error("a stranger called: {0}")]
     NotAllowed(PublicKey),
+    /// A call that was taken before.
+    #[error("a call came a second time: somebody has overheard it")]
+    Repeated,
     /// We are none of those who may call.
     #[error("the other side does not let this key in")]
     NotLetIn,
@@ -125,6 +128,7 @@ impl MeetError {
             Self::Hopeless(error) => return error.advice(),
             Self::Failed(joined) => return joined.advice.clone(),
             Self::NotAllowed(key) => return format!("to let it in, add a line there: NAME {key}"),
+            Self::Repeated => "nothing was done for it; the server's network may be worth a look",
             Self::NotLetIn => {
                 "add it to the peers file there: NAME and what tcp-punch key prints here"
             }

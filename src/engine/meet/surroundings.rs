@@ -41,6 +41,8 @@ enum News {
 
 /// What is known so far.
 pub(super) struct Surroundings {
+    /// Asks around at all.
+    explores: bool,
     port: u16,
     local_ip: IpAddr,
     server: SocketAddr,
@@ -65,16 +67,14 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Begins to look around from `local`, whose port the punch will use.
-    pub(super) fn explore(
-        local: SocketAddr,
-        server: SocketAddr,
-        stun: &[SocketAddr],
-    ) -> Result<Self, MeetError> {
+    /// Nothing is known, and nobody is asked before [`Surroundings::explore`]. `local`: whose port
+    /// the punch will use.
+    pub(super) fn new(local: SocketAddr, server: SocketAddr) -> Result<Self, MeetError> {
         let (bell, ringer) = io::pipe().map_err(failed)?;
         let (sender, news) = mpsc::channel();
         let port = local.port();
-        let mut surroundings = Self {
+        Ok(Self {
+            explores: false,
             port,
             local_ip: local.ip(),
             server,
@@ -88,14 +88,21 @@ impl Surroundings {
             ringer,
             held: Vec::new(),
             reread: false,
-            leisure_at: Some(clock::now().after(STALE)),
+            leisure_at: None,
             pending: None,
             mapping: None,
-        };
-        surroundings.map();
-        surroundings.walk()?;
+        })
+    }
+
+    /// Begins to look around.
+    pub(super) fn explore(&mut self, stun: &[SocketAddr]) -> Result<(), MeetError> {
+        self.explores = true;
+        self.leisure_at = Some(clock::now().after(STALE));
+        self.map();
+        self.walk()?;
+        let (port, server) = (self.port, self.server);
         let next = SocketAddr::new(server.ip(), server.port().wrapping_add(1));
-        let neighbour = surroundings.neighbour(1);
+        let neighbour = self.neighbour(1);
         let [low, lower] = PRIVILEGED;
         let mut questions = vec![
             (port, next),
@@ -106,8 +113,7 @@ impl Surroundings {
             (neighbour, next),
         ];
         questions.extend(stun.iter().map(|server| (port, *server)));
-        surroundings.ask(questions)?;
-        Ok(surroundings)
+        self.ask(questions)
     }
 
     /// The server told how it sees the connection that began at `at`, and what other addresses it
@@ -118,6 +124,9 @@ impl Surroundings {
         observed: SocketAddr,
         others: &[SocketAddr],
     ) -> Result<(), MeetError> {
+        if !self.explores {
+            return Ok(());
+        }
         let (local, destination) = (SocketAddr::new(self.local_ip, self.port), self.server);
         self.observations.push(Observation { at, local, destination, external: observed });
         let known = |to: &&SocketAddr| !self.asked.iter().any(|(_, asked)| asked == *to);

@@ -67,14 +67,24 @@ fn admit(stream: TcpStream, shared: &Shared) -> io::Result<()> {
 
 /// Says why, if the client speaks our protocol.
 async fn turn_away(stream: TcpStream, refusal: Refusal, shared: Shared) {
-    let mut first = [0];
-    let heard = timeout(HEARING, stream.readable()).await;
-    let understands = matches!(heard, Ok(Ok(())))
-        && stream.try_read(&mut first).is_ok_and(|length| length > 0)
-        && first == GREETING[..1];
+    let understands = timeout(HEARING, understands(&stream)).await == Ok(true);
     if understands && let Ok(bytes) = frame(&Answer::Refused(refusal)) {
         let _ = stream.try_write(&bytes);
         connection::linger(&stream, &shared).await;
     }
     shared.lock().turning_away -= 1;
+}
+
+/// Whether the client begins as ours do.
+async fn understands(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut first) {
+            Ok(length) => return length > 0 && first == GREETING[..1],
+            // tokio takes a stream that it has just accepted for readable.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return false,
+        }
+    }
+    false
 }

@@ -223,6 +223,8 @@ async fn read(
     let mut lost = false;
     loop {
         tokio::select! {
+            // In the order in which a server that says it knows nobody speaks: first to all.
+            biased;
             Some(message) = all.next() => hear(&message, &shared),
             Some(message) = ours.next() => hear(&message, &shared),
             Some(event) = events.recv() => notice(&event, &mut lost, &shared),

@@ -180,6 +180,20 @@ fn a_listener_learns_who_calls_and_the_caller_decides() {
 }
 
 #[test]
+fn a_call_says_who_makes_it_before_it_is_answered() {
+    let caller = Exchange::as_caller(&identity(1), identity(2).public(), [1; 32]).unwrap();
+    let opening = caller.opening().unwrap();
+    assert_eq!(Exchange::caller(&identity(2), opening), Ok(identity(1).public()));
+    assert_eq!(Exchange::caller(&identity(3), opening), Err(ExchangeError::NotForUs));
+    for at in 0..opening.len() {
+        let mut changed = opening.to_vec();
+        changed[at] ^= 0x10;
+        assert!(Exchange::caller(&identity(2), &changed).is_err(), "byte {at}");
+        assert!(Exchange::caller(&identity(2), &opening[..at]).is_err(), "{at} bytes");
+    }
+}
+
+#[test]
 fn only_who_is_called_can_answer() {
     let caller = Exchange::as_caller(&identity(1), identity(2).public(), [1; 32]).unwrap();
     let other = Exchange::as_listener(&identity(3), [2; 32]).unwrap();

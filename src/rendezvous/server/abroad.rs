@@ -27,7 +27,7 @@ const SEEKING: Duration = Duration::from_secs(1);
 pub(super) struct Away {
     pub(super) keeper: Node,
     /// To say again if the place moves.
-    opening: Vec<u8>,
+    pub(super) opening: Vec<u8>,
 }
 
 impl Server {
@@ -93,7 +93,9 @@ impl Server {
             // Clocks are answered where they are read.
             Word::AskClock(_) | Word::Clock(_) => {}
             Word::Come { place, who, opening } => self.come(place, seat(who), opening, now),
-            Word::Leave { place, who } => self.places.leave(place, seat(who), now),
+            Word::Leave { place, who } => {
+                self.places.leave(place, seat(who), now);
+            }
             Word::Refused { who, why } => {
                 if self.away.get(&who).is_some_and(|away| away.keeper == from) {
                     self.away.remove(&who);
@@ -101,7 +103,7 @@ impl Server {
                 }
             }
             Word::Found { who, peer, opening, told } => {
-                self.found(who, Waiter { who: peer, opening }, told, now);
+                self.found(from, who, Waiter { who: peer, opening }, told, now);
             }
             Word::Met { who, peer, opening } => self.met(who, peer, opening, now),
             Word::Relay { to, from, bytes } => {
@@ -117,10 +119,10 @@ impl Server {
                     self.refuse(before, Refusal::Replaced, now);
                 }
             }
-            Word::Call { name, caller, ticket } => {
+            Word::Call { name, caller, ticket, opening } => {
                 let word = match self.ring(name, from) {
                     Ok(listener) => {
-                        self.answer(listener, Answer::Called(ticket));
+                        self.answer(listener, Answer::Called { ticket, opening });
                         Word::Ringing { caller, listener }
                     }
                     Err(busy) => Word::NotHere { caller, busy },
@@ -241,7 +243,7 @@ impl Server {
             Coming::Meets(waiter) => {
                 let told = waiter.who.node == self.members.us();
                 if told {
-                    self.stop_waiting_to_meet(waiter.who.id);
+                    self.stop_waiting_to_meet(waiter.who.id, now);
                     let owed = waiter.opening.is_empty();
                     self.introduce(waiter.who.id, seat, opening, owed, now);
                 }
@@ -251,10 +253,16 @@ impl Server {
         self.publish(Audience::One(seat.node), word);
     }
 
-    /// Our client finds somebody at a place that another server keeps.
-    fn found(&mut self, who: ConnectionId, peer: Waiter, told: bool, now: Duration) {
-        let Some(away) = self.away.remove(&who) else {
+    /// Our client finds somebody at a place that another server keeps, or kept when it came there.
+    fn found(&mut self, from: Node, who: ConnectionId, peer: Waiter, told: bool, now: Duration) {
+        if !self.waits(who) {
             return self.missed(who, peer.who, told, now);
+        }
+        let opening = if self.away.get(&who).is_some_and(|away| away.keeper == from) {
+            self.away.remove(&who).map(|away| away.opening).unwrap_or_default()
+        } else {
+            // It has moved meanwhile: where it is now nobody shall find it any more.
+            self.withdraw(who, now)
         };
         if let Some(connection) = self.connections.get_mut(&who) {
             connection.stage = Stage::Greeted;
@@ -269,7 +277,7 @@ impl Server {
             self.introduce(who, gone, peer.opening, false, now);
             self.leave(who, gone);
         } else {
-            self.meet(who, away.opening, peer, now);
+            self.meet(who, opening, peer, now);
         }
     }
 
@@ -295,11 +303,9 @@ impl Server {
     /// Our client, which waits, is found.
     fn met(&mut self, who: ConnectionId, peer: Seat, opening: Vec<u8>, now: Duration) {
         match self.connections.get(&who) {
-            Some(Connection { stage: Stage::Waiting { place, .. }, .. }) => {
-                let place = *place;
-                self.places.leave(place, self.seat(who), now);
-                self.stop_waiting_to_meet(who);
-                self.introduce(who, peer, opening, false, now);
+            Some(Connection { stage: Stage::Waiting { .. }, .. }) => {
+                let owed = self.stop_waiting_to_meet(who, now).is_empty();
+                self.introduce(who, peer, opening, owed, now);
             }
             _ => self.publish(Audience::One(peer.node), Word::Left { to: peer.id, from: who }),
         }
@@ -314,10 +320,11 @@ impl Server {
         now: Duration,
     ) {
         let ticket = self.ticket();
+        let word = Word::Call { name, caller: id, ticket, opening: opening.clone() };
         self.places.open(ticket, Waiter { who: self.seat(id), opening });
         let called = Called::Sought(self.others(), Refusal::NobodyThere);
         self.wait(id, Place::Ticket(ticket), Some(called), now + SEEKING);
-        self.publish(Audience::All, Word::Call { name, caller: id, ticket });
+        self.publish(Audience::All, word);
     }
 
     /// Another server has a call for one of ours; else whether it has too many already.
@@ -372,12 +379,16 @@ impl Server {
         if let Some(asks) = change.announce {
             self.publish(Audience::All, Word::Alive { share, firm, asks });
         }
-        if let Some(node) = change.reply {
-            self.publish(Audience::One(node), Word::Alive { share, firm, asks: false });
+        if let Some((node, asks)) = change.reply {
+            self.publish(Audience::One(node), Word::Alive { share, firm, asks });
         }
         self.outputs.extend(change.ask_clock.into_iter().map(Output::AskClock));
         for node in change.gone {
             self.bury(node, now);
+        }
+        if let Some(node) = change.anew {
+            self.bury(node, now);
+            self.come_again(node);
         }
         if change.moved {
             if let Some(share) = self.members.share() {
@@ -424,6 +435,24 @@ impl Server {
         }
     }
 
+    /// Sends our clients again who wait at places that `keeper` keeps: it knows nothing of them.
+    fn come_again(&mut self, keeper: Node) {
+        let mut waiting: Vec<_> = self.away.iter().filter(|(_, it)| it.keeper == keeper).collect();
+        waiting.sort_unstable_by_key(|(id, _)| **id);
+        let words: Vec<_> = waiting
+            .into_iter()
+            .filter_map(|(id, away)| match self.connections.get(id)?.stage {
+                Stage::Waiting { place, .. } => {
+                    Some(Word::Come { place, who: *id, opening: away.opening.clone() })
+                }
+                _ => None,
+            })
+            .collect();
+        for word in words {
+            self.publish(Audience::One(keeper), word);
+        }
+    }
+
     /// Has our clients wait where their places are kept now.
     fn move_places(&mut self, now: Duration) {
         let waiting = self.connections.iter().filter_map(|(id, it)| match it.stage {
@@ -444,7 +473,7 @@ impl Server {
                     self.publish(Audience::One(before), Word::Leave { place, who: id });
                     self.away.remove(&id).map(|away| away.opening)
                 }
-                None => self.places.take(number, self.seat(id), now),
+                None => self.places.leave(place, self.seat(id), now),
             };
             // Else it has met somebody just now.
             let Some(opening) = opening else { continue };

@@ -63,7 +63,8 @@ pub enum Word {
         share: Option<u8>,
         /// It is mine for good: nobody has objected.
         firm: bool,
-        /// I know nobody yet: whoever hears this, say so.
+        /// I know nothing of you, or not any more: say that you are there, and what I have to
+        /// know of your clients.
         asks: bool,
     },
     /// I go.
@@ -142,6 +143,8 @@ pub enum Word {
         caller: ConnectionId,
         /// Where.
         ticket: Ticket,
+        /// The first message of its key exchange.
+        opening: Vec<u8>,
     },
     /// Your client's call is passed on to this client of mine.
     Ringing {

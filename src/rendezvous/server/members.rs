@@ -62,8 +62,10 @@ pub(super) struct Members {
 pub(super) struct Change {
     /// Say to all that we are there, and whether we know nobody.
     pub(super) announce: Option<bool>,
-    /// Say it to this one.
-    pub(super) reply: Option<Node>,
+    /// Say it to this one, and whether we knew nothing of it.
+    pub(super) reply: Option<(Node, bool)>,
+    /// This one has forgotten us, and all that we told it.
+    pub(super) anew: Option<Node>,
     /// Ask it for its clock.
     pub(super) ask_clock: Vec<Node>,
     /// Places are kept elsewhere now.
@@ -160,8 +162,9 @@ impl Members {
             change.ask_clock.push(node);
         }
         if new || asks {
-            change.reply = Some(node);
+            change.reply = Some((node, new));
         }
+        change.anew = (asks && !new).then_some(node);
         self.yield_to(node, share, firm, now, &mut change);
         change
     }
@@ -184,7 +187,7 @@ impl Members {
             change.moved |= ours_firm;
             self.standing = Standing::Hears(now);
         } else {
-            change.reply = Some(node);
+            change.reply = change.reply.or(Some((node, false)));
         }
     }
 
@@ -285,7 +288,7 @@ impl Members {
     }
 }
 
-fn preference(node: Node, number: u32) -> [u8; 32] {
+pub(super) fn preference(node: Node, number: u32) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&node.0.to_be_bytes());
     hasher.update(&number.to_be_bytes());

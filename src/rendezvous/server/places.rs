@@ -149,26 +149,15 @@ impl Places {
         }
     }
 
-    /// The one who waits there goes.
-    pub(super) fn leave(&mut self, place: Place, who: Seat, now: Duration) {
-        match place {
+    /// The one who waits there goes. What it had to say; `None` if it does not wait there.
+    pub(super) fn leave(&mut self, place: Place, who: Seat, now: Duration) -> Option<Vec<u8>> {
+        let number = match place {
             Place::Ticket(ticket) => {
-                if self.tickets.get(&ticket).is_some_and(|waiter| waiter.who == who) {
-                    self.tickets.remove(&ticket);
-                }
+                self.tickets.get(&ticket).filter(|waiter| waiter.who == who)?;
+                return self.tickets.remove(&ticket).map(|waiter| waiter.opening);
             }
-            Place::Number(number) => {
-                let here = |held: &Held| matches!(held, Held::Waiting(waiter) if waiter.who == who);
-                if self.numbers.get(&number).is_some_and(here) {
-                    self.lay_to_rest(number, false, now);
-                }
-            }
-        }
-    }
-
-    /// Takes one who waits under a number away: it shall wait on another server. `None` if it does
-    /// not wait here.
-    pub(super) fn take(&mut self, number: u32, who: Seat, now: Duration) -> Option<Vec<u8>> {
+            Place::Number(number) => number,
+        };
         match self.numbers.get_mut(&number) {
             Some(Held::Waiting(waiter)) if waiter.who == who => {
                 let opening = std::mem::take(&mut waiter.opening);

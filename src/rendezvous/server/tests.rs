@@ -1,7 +1,7 @@
 //! Who sends, and who gets what.
 
 use super::*;
-use crate::rendezvous::{FrameError, Identity};
+use crate::rendezvous::{FrameError, Identity, Place, Ticket};
 use proptest::prelude::*;
 
 const AT: [&str; 4] =
@@ -457,7 +457,7 @@ fn a_call_leads_to_a_meeting_on_a_new_connection_of_the_listener() {
     let home = Identity::generate([1; 32]);
     let (listens, calls) = (listener(&mut world, AT[0], &home), world.client(AT[1]));
     let said = world.says(calls, call(home.public()));
-    let [(to, Said::Answer(Answer::Called(ticket)))] = said[..] else { panic!("{said:?}") };
+    let [(to, Said::Answer(Answer::Called { ticket, .. }))] = said[..] else { panic!("{said:?}") };
     assert_eq!(to, listens);
     let comes = world.client(AT[0]);
     let place = Place::Ticket(ticket);
@@ -517,7 +517,10 @@ fn who_listens_anew_takes_the_place_of_the_old_connection() {
     world.goes(old);
     let calls = world.client(AT[2]);
     let said = world.says(calls, call(home.public()));
-    assert!(matches!(said[..], [(to, Said::Answer(Answer::Called(_)))] if to == new), "{said:?}");
+    assert!(
+        matches!(said[..], [(to, Said::Answer(Answer::Called { .. }))] if to == new),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_call_is_taken() {
         }
     }
     while let Some(output) = world.server.poll() {
-        if let Output::Answer { answer: Answer::Called(called), .. } = output {
+        if let Output::Answer { answer: Answer::Called { ticket: called, .. }, .. } = output {
             ticket = Some(called);
         }
     }
@@ -373,7 +373,7 @@ fn what_makes_no_sense_ends_the_session() {
         Answer::Relayed(vec![0; 40]),
         Answer::Met { opening: vec![0; 33] },
         Answer::Challenge([0; 32]),
-        Answer::Called(Ticket([0; 16])),
+        Answer::Called { ticket: Ticket([0; 16]), opening: Vec::new() },
     ] {
         let (heard, _) = hears(&[answer]);
         assert!(matches!(heard, Err(SessionError::OutOfTurn)), "{heard:?}");

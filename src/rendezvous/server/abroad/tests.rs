@@ -5,7 +5,7 @@ use super::*;
 use crate::rendezvous::{ClockTimes, Identity, Request, Ticket};
 use crate::wire::WallTime;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A client: its server, and its connection there.
 type Client = (usize, ConnectionId);
@@ -17,6 +17,10 @@ struct World {
     bus: BTreeMap<(usize, usize), VecDeque<Word>>,
     /// The servers' clocks, in nanoseconds of difference.
     skew: Vec<i64>,
+    /// Who has no bus.
+    cut_off: BTreeSet<usize>,
+    /// From one to another, where nothing arrives for now.
+    held_up: BTreeSet<(usize, usize)>,
     said: Vec<(Client, Answer)>,
     now: Duration,
     /// Decides which message is delivered next.
@@ -30,6 +34,8 @@ impl World {
             servers: Vec::new(),
             bus: BTreeMap::new(),
             skew: Vec::new(),
+            cut_off: BTreeSet::new(),
+            held_up: BTreeSet::new(),
             said: Vec::new(),
             now: Duration::ZERO,
             dice: 1,
@@ -55,7 +61,24 @@ impl World {
 
     fn kill(&mut self, at: usize) {
         self.servers[at] = None;
+        self.cut_off.remove(&at);
         self.bus.retain(|(_, to), _| *to != at);
+    }
+
+    /// The server loses its connection to the bus, and what was on its way to it.
+    fn cut_off(&mut self, at: usize) {
+        self.cut_off.insert(at);
+        self.bus.retain(|(_, to), _| *to != at);
+        let now = self.now;
+        self.server(at).lose_bus(now);
+        self.drain(at);
+    }
+
+    fn join_again(&mut self, at: usize) {
+        self.cut_off.remove(&at);
+        let now = self.now;
+        self.server(at).join_bus(now);
+        self.drain(at);
     }
 
     fn server(&mut self, at: usize) -> &mut Server {
@@ -82,13 +105,17 @@ impl World {
                 Output::AskClock(node) => (Audience::One(node), Word::AskClock(self.wall(at))),
                 _ => continue,
             };
+            if self.cut_off.contains(&at) {
+                continue;
+            }
             let bytes = BusMessage { from: Node(0), word }.to_bytes().unwrap();
             let word = BusMessage::from_bytes(&bytes).unwrap().word;
             let hear: Vec<usize> = match to {
                 Audience::All => (0..self.servers.len()).filter(|it| *it != at).collect(),
                 Audience::One(node) => self.index(node).into_iter().collect(),
             };
-            for other in hear.into_iter().filter(|it| self.servers[*it].is_some()) {
+            let is_there = |it: &usize| self.servers[*it].is_some() && !self.cut_off.contains(it);
+            for other in hear.into_iter().filter(is_there) {
                 self.bus.entry((at, other)).or_default().push_back(word.clone());
             }
         }
@@ -98,11 +125,17 @@ impl World {
     fn deliver(&mut self) -> bool {
         self.bus.retain(|_, queue| !queue.is_empty());
         self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let waiting: Vec<_> = self.bus.keys().copied().collect();
+        let waiting = self.bus.keys().filter(|way| !self.held_up.contains(way));
+        let waiting: Vec<_> = waiting.copied().collect();
         if waiting.is_empty() {
             return false;
         }
         let (from, to) = waiting[(self.dice >> 33) as usize % waiting.len()];
+        self.deliver_one(from, to)
+    }
+
+    /// Delivers the next message from one to another.
+    fn deliver_one(&mut self, from: usize, to: usize) -> bool {
         let word = self.bus.get_mut(&(from, to)).and_then(VecDeque::pop_front).unwrap();
         self.now += Duration::from_micros(100);
         let (now, wall) = (self.now, self.wall(to));
@@ -110,7 +143,9 @@ impl World {
         match word {
             Word::AskClock(sent_ns) => {
                 let times = ClockTimes { sent_ns, received_ns: wall, answered_ns: wall };
-                self.bus.entry((to, from)).or_default().push_back(Word::Clock(times));
+                if !self.cut_off.contains(&from) {
+                    self.bus.entry((to, from)).or_default().push_back(Word::Clock(times));
+                }
             }
             Word::Clock(times) => {
                 let exchange = ClockExchange::of(&times, WallTime::from_unix_ns(wall));
@@ -124,6 +159,27 @@ impl World {
 
     fn settle(&mut self) {
         while self.deliver() {}
+    }
+
+    /// Delivers everything that is on its way from one to another.
+    fn deliver_all(&mut self, from: usize, to: usize) {
+        while self.bus.get(&(from, to)).is_some_and(|queue| !queue.is_empty()) {
+            self.deliver_one(from, to);
+        }
+    }
+
+    /// A number that this server keeps.
+    fn number_of(&mut self, keeper: usize) -> u32 {
+        u32::from(self.server(keeper).members.share().unwrap()) + 1
+    }
+
+    /// Nothing is left of who waited, once all numbers have rested.
+    fn is_empty(&mut self) {
+        self.pass(Duration::from_secs(62));
+        for server in self.servers.iter().flatten() {
+            assert_eq!(server.places.len(), 0);
+            assert!(server.away.is_empty() && server.rung.is_empty());
+        }
     }
 
     fn pass(&mut self, span: Duration) {
@@ -378,6 +434,113 @@ fn two_who_came_while_the_bus_was_away_meet_when_it_is_back() {
     }
 }
 
+/// The place moves from 1 to 2 while 1 has them meet: the one who waited is still awaited at 2.
+#[test]
+fn who_is_found_where_it_waited_before_waits_nowhere_any_more() {
+    let mut world = World::new(3);
+    let [node, other] = [1, 2].map(|at| world.server(at).node());
+    let first = world.number_of(1);
+    let a = world.client(0);
+    // 0 hears that 1 gives its share up, and prefers 2 for some numbers.
+    let gives_up = Word::Alive { share: None, firm: false, asks: false };
+    let number = (0..).map(|nth| first + 256 * nth).find(|number| {
+        let firm = [world.server(0).node(), other];
+        let preferred = |node: &Node| super::super::members::preference(*node, *number);
+        firm.into_iter().max_by_key(preferred) == Some(other)
+    });
+    let number = number.unwrap();
+    assert_eq!(world.says(a, join(number, b"a")), []);
+    let b = world.client(2);
+    world.asks(b, join(number, b"b"));
+    let now = world.now;
+    world.server(0).handle_bus(BusMessage { from: node, word: gives_up }, now);
+    world.drain(0);
+    // It leaves 1 and comes to 2; but b comes to 1 first.
+    world.deliver_all(2, 1);
+    world.deliver_all(1, 2);
+    world.deliver_all(0, 2);
+    world.have_met(a, b);
+    world.is_empty();
+}
+
+/// 1 finds a for b while a has moved to 2 by itself: a is met, and told nothing else later.
+#[test]
+fn who_finds_somebody_where_it_came_before_waits_nowhere_any_more() {
+    let mut world = World::new(3);
+    let number = world.number_of(1);
+    let (a, b) = (world.client(2), world.client(0));
+    assert_eq!(world.says(a, join(number, b"a")), []);
+    world.asks(b, join(number, b"b"));
+    world.deliver_all(0, 1);
+    let (node, now) = (world.server(1).node(), world.now);
+    let gives_up = Word::Alive { share: None, firm: false, asks: false };
+    world.server(0).handle_bus(BusMessage { from: node, word: gives_up }, now);
+    world.drain(0);
+    world.have_met(a, b);
+    world.is_empty();
+}
+
+#[test]
+fn a_keeper_that_lost_the_bus_for_a_moment_hears_again_who_waits() {
+    let mut world = World::new(3);
+    let number = world.number_of(1);
+    let a = world.client(0);
+    world.says(a, join(number, b"a"));
+    world.cut_off(1);
+    world.join_again(1);
+    world.pass(Duration::from_secs(2));
+    let b = world.client(2);
+    world.asks(b, join(number, b"b"));
+    world.have_met(a, b);
+    world.is_empty();
+}
+
+#[test]
+fn a_keeper_that_had_given_a_server_up_hears_again_who_waits() {
+    let mut world = World::new(3);
+    let number = world.number_of(1);
+    let a = world.client(0);
+    world.says(a, join(number, b"a"));
+    world.held_up.insert((0, 1));
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.server(1).others(), 1);
+    world.held_up.clear();
+    world.pass(Duration::from_secs(2));
+    let b = world.client(2);
+    world.asks(b, join(number, b"b"));
+    world.have_met(a, b);
+    world.is_empty();
+}
+
+#[test]
+fn who_went_while_its_server_had_no_bus_is_found_by_nobody() {
+    let mut world = World::new(3);
+    let number = world.number_of(1);
+    let a = world.client(0);
+    world.says(a, join(number, b"a"));
+    world.cut_off(0);
+    world.goes(a);
+    world.join_again(0);
+    world.pass(Duration::from_secs(2));
+    let b = world.client(2);
+    assert_eq!(world.says(b, join(number, b"b")), []);
+    world.goes(b);
+    world.is_empty();
+}
+
+#[test]
+fn peers_across_a_server_that_lost_the_bus_for_a_moment_are_told() {
+    let mut world = World::new(2);
+    let (a, b) = (world.client(0), world.client(1));
+    world.says(a, join(77, b"a"));
+    world.says(b, join(77, b"b"));
+    world.cut_off(1);
+    world.join_again(1);
+    let mut heard = world.heard();
+    heard.sort_unstable_by_key(|(who, _)| *who);
+    assert_eq!(heard, [(a, Answer::Left), (b, Answer::Left)]);
+}
+
 fn listener(world: &mut World, at: usize, identity: &Identity) -> Client {
     let client = world.client(at);
     let said = world.says(client, Request::Listen(identity.public()));
@@ -392,8 +555,8 @@ fn call(name: PublicKey) -> Request {
 
 fn called(world: &mut World, caller: Client, listener: Client, name: PublicKey) -> Ticket {
     let said = world.says(caller, call(name));
-    let [(to, Answer::Called(ticket))] = said[..] else { panic!("{said:?}") };
-    assert_eq!(to, listener);
+    let [(to, Answer::Called { ticket, ref opening })] = said[..] else { panic!("{said:?}") };
+    assert_eq!((to, &opening[..]), (listener, &b"b"[..]));
     ticket
 }
 
@@ -509,6 +672,8 @@ enum Step {
     Pass(u16),
     Kill(usize),
     Start,
+    CutOff(usize),
+    JoinAgain(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -521,11 +686,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u16..3000).prop_map(Step::Pass),
         1 => (0usize..8).prop_map(Step::Kill),
         1 => Just(Step::Start),
+        1 => (0usize..8).prop_map(Step::CutOff),
+        1 => (0usize..8).prop_map(Step::JoinAgain),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn nobody_waits_beside_another_for_long_whatever_happens(
         steps in prop::collection::vec(step(), 0..60),
@@ -558,8 +724,14 @@ proptest! {
                     if world.servers.iter().flatten().count() > 1 { world.kill(at); }
                 }
                 Step::Start => if world.servers.len() < 8 { world.start(); },
+                Step::CutOff(at) => {
+                    let at = at % world.servers.len();
+                    if world.servers[at].is_some() { world.cut_off(at); }
+                }
+                Step::JoinAgain(at) => if world.cut_off.contains(&at) { world.join_again(at); },
             }
         }
+        for at in world.cut_off.clone() { world.join_again(at); }
         world.settle();
         world.pass(Duration::from_secs(6));
         let mut places: Vec<Place> = world.waiting().into_iter().map(|(_, place)| place).collect();
@@ -584,10 +756,6 @@ proptest! {
             if world.servers[client.0].is_some() { world.goes(client); }
         }
         world.settle();
-        world.pass(Duration::from_secs(62));
-        for server in world.servers.iter().flatten() {
-            prop_assert_eq!(server.places.len(), 0);
-            prop_assert!(server.away.is_empty() && server.rung.is_empty());
-        }
+        world.is_empty();
     }
 }
