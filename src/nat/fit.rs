@@ -155,6 +155,7 @@ fn model(kind: Kind, hypotheses: &[Hypothesis]) -> PortModel {
             at: Some(counter.last.0),
             step: counter.step,
             rate: counter.rate(),
+            counted_s: counter.counted_s(),
             pool: counter.pool.clone(),
         }),
         _ => PortModel::Preserving,

@@ -16,6 +16,7 @@ use crate::wire::WallTime;
 /// | `preserving` | the external port is the internal one, for every destination |
 /// | `stable` | one external port for every destination (endpoint-independent); which, is said by the address that the peer is given |
 /// | `sequential:next=40001,step=1,rate=50,at=1795258800.5` | each mapping gets the port of the one before plus `step`; others take `rate` a second; `next` was next at Unix time `at` (absent: at the instant) |
+/// | `sequential:next=40001,rate=50,counted=0.2` | likewise, the rate being what was counted in 0.2 s (absent: it is known) |
 /// | `sequential:next=1024,pool=1024-2047+4096-5119` | the counter goes round in a pool, whose ranges are parted by `+` |
 /// | `parity:1024-65535` | random, even for even internal ports and odd for odd ones |
 /// | `random:1024-65535` | random over a pool for each destination; a port block or a MAP-E port set is a small pool |
@@ -53,6 +54,9 @@ pub struct Sequence {
     pub step: i16,
     /// Mappings that others make, a second: a Poisson process.
     pub rate: f64,
+    /// The rate was counted for so many seconds, so that it is an estimate: gamma-distributed with
+    /// shape `rate * counted_s`. `None`: it is known.
+    pub counted_s: Option<f64>,
     /// The counter goes round in it.
     pub pool: PortPool,
 }

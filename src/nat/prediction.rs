@@ -148,7 +148,13 @@ impl Sequence {
     fn predict(&self, nth: u32, when: WallTime) -> Prediction {
         let mut density = Density::new();
         let seconds = self.at.map_or(0.0, |at| seconds(at, when));
-        let others = Counts::poisson(self.rate * seconds, self.pool.size());
+        let size = self.pool.size();
+        let others = match self.counted_s {
+            Some(counted_s) if self.rate > 0.0 => {
+                Counts::poisson_gamma(self.rate * counted_s, counted_s, seconds, size)
+            }
+            _ => Counts::poisson(self.rate * seconds, size),
+        };
         density.add_sequence(self.next, self.step, &self.pool, nth, &others, 1.0);
         density.prediction()
     }

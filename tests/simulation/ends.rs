@@ -63,7 +63,14 @@ impl End {
                 let counting = routers.iter().rfind(|router| router.behaviour.ports == kind.ports);
                 let counting = counting.expect("the one that counts");
                 let (next, at) = (counting.next_port(), Some(counting.counted_at()));
-                PortModel::Sequential(Sequence { next, at, step, rate, pool: pool(range) })
+                PortModel::Sequential(Sequence {
+                    next,
+                    at,
+                    step,
+                    rate,
+                    counted_s: None,
+                    pool: pool(range),
+                })
             }
             Ports::Preserving => PortModel::Preserving,
         };

@@ -112,6 +112,14 @@ impl Counter {
         self.rates.iter().map(|rate| rate.probability * rate.shape / rate.scale_s).sum()
     }
 
+    /// For how long the competing mappings would have been counted if their rate were one gamma
+    /// distribution: its shape is the mean of those that it is made of. `None`: there are none.
+    pub(super) fn counted_s(&self) -> Option<f64> {
+        let shape: f64 = self.rates.iter().map(|rate| rate.probability * rate.shape).sum();
+        let counted_s = shape / self.rate();
+        (counted_s > 0.0 && counted_s.is_finite()).then_some(counted_s)
+    }
+
     pub(super) fn add_to(&self, density: &mut Density, nth: u32, when: WallTime, weight: f64) {
         let waited_s = seconds(self.last.0, when);
         for rate in &self.rates {

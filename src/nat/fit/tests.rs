@@ -119,6 +119,7 @@ impl Router {
                     at: None,
                     step: dice.choose(&counter::STEPS),
                     rate,
+                    counted_s: None,
                     pool,
                 })
             }

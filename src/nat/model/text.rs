@@ -28,7 +28,7 @@ pub enum ModelError {
     #[error("'{0}' is not of the form key=value")]
     NotKeyValue(String),
     /// A key that a sequence does not have.
-    #[error("a sequential model has no '{0}'; it has next, step, rate, at and pool")]
+    #[error("a sequential model has no '{0}'; it has next, step, rate, counted, at and pool")]
     UnknownKey(String),
     /// A key came twice.
     #[error("'{0}' is given twice")]
@@ -138,6 +138,7 @@ impl FromStr for Sequence {
 
     fn from_str(text: &str) -> Result<Self, ModelError> {
         let (mut next, mut step, mut rate, mut at, mut pool) = (None, None, None, None, None);
+        let mut counted_s = None;
         for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
             let (key, value) =
                 pair.split_once('=').ok_or_else(|| ModelError::NotKeyValue(pair.to_owned()))?;
@@ -146,6 +147,7 @@ impl FromStr for Sequence {
                 "next" => next.replace(port(value)?).is_none(),
                 "step" => step.replace(step_of(value)?).is_none(),
                 "rate" => rate.replace(rate_of(value)?).is_none(),
+                "counted" => counted_s.replace(counted(value)?).is_none(),
                 "at" => at.replace(time(value)?).is_none(),
                 "pool" => pool.replace(parse_pool(&value.replace('+', ","))?).is_none(),
                 _ => return Err(ModelError::UnknownKey(key.to_owned())),
@@ -163,7 +165,7 @@ impl FromStr for Sequence {
         if u32::from(step.unsigned_abs()) % pool.size() == 0 {
             return Err(ModelError::StandsStill { step, size: pool.size() });
         }
-        Ok(Self { next, at, step, rate, pool })
+        Ok(Self { next, at, step, rate, counted_s, pool })
     }
 }
 
@@ -200,6 +202,13 @@ fn rate_of(value: &str) -> Result<f64, ModelError> {
     }
 }
 
+fn counted(value: &str) -> Result<f64, ModelError> {
+    match value.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds.is_finite() => Ok(seconds),
+        _ => Err(wrong("counted", value, "seconds, more than 0")),
+    }
+}
+
 /// Seconds since 1970 in decimal, exact: a binary fraction would lose the nanoseconds.
 fn time(value: &str) -> Result<WallTime, ModelError> {
     let wanted = "Unix time in seconds, with at most nine places after the point";
@@ -233,6 +242,9 @@ impl fmt::Display for PortModel {
 impl fmt::Display for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "next={},step={},rate={}", self.next, self.step, self.rate)?;
+        if let Some(seconds) = self.counted_s {
+            write!(f, ",counted={seconds}")?;
+        }
         if let Some(at) = self.at {
             write!(f, ",at={}", at.to_string().trim_end_matches('0').trim_end_matches('.'))?;
         }
@@ -301,6 +313,7 @@ mod tests {
             ("sequential:next=2000,step=1.5", "step=1.5"),
             ("sequential:next=2000,step=10,pool=2000-2004", "step=10 goes round a pool of 5"),
             ("sequential:next=2000,rate=-1", "rate=-1: it has to be"),
+            ("sequential:next=2000,rate=9,counted=0", "counted=0: it has to be"),
             ("sequential:next=2000,rate=NaN", "rate=NaN"),
             ("sequential:next=2000,rate=inf", "rate=inf"),
             ("sequential:next=2000,at=now", "at=now: it has to be Unix time"),
@@ -342,12 +355,14 @@ mod tests {
             prop::option::of(0..i64::MAX),
             prop_oneof![Just(1_i16), any::<i16>()],
             0.0..1e6,
+            prop::option::of(1e-3..1e6),
         );
-        let sequence = sequence.prop_map(|(pool, place, at, step, rate)| Sequence {
+        let sequence = sequence.prop_map(|(pool, place, at, step, rate, counted_s)| Sequence {
             next: pool.nth(place),
             at: at.map(WallTime::from_unix_ns),
             step: if u32::from(step.unsigned_abs()) % pool.size() == 0 { 1 } else { step },
             rate,
+            counted_s,
             pool,
         });
         prop_oneof![

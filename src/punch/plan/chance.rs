@@ -144,6 +144,40 @@ pub(super) fn poisson_mass(mean: f64, first: i64, last: i64) -> f64 {
     (first..=last).map(mass).sum::<f64>().min(1.0)
 }
 
+/// The probability that a count of this mean lies in the range. Its rate was itself counted, and is
+/// now foretold for `odds` times as long: a negative binomial distribution, and Poisson's where
+/// `odds` is 0.
+pub(super) fn count_mass(mean: f64, odds: f64, first: i64, last: i64) -> f64 {
+    if mean <= 0.0 || odds <= 1e-6 || mean > MOST_PREDICTABLE {
+        return poisson_mass(mean, first, last);
+    }
+    let shape = mean / odds;
+    let ratio = |count: f64| (shape + count) / (count + 1.0) * odds / (1.0 + odds);
+    let reach = 10.0 * (mean * (1.0 + odds)).sqrt() + 40.0;
+    // What falls off on either side of the likeliest count, in parts of that.
+    let mode = ((shape - 1.0) * odds).max(0.0).floor();
+    let (lowest, highest) = ((mode - reach).max(0.0), mode + 2.0 * reach);
+    let inside = |count: f64| count as i64 >= first && count as i64 <= last;
+    let (mut all, mut held) = (0.0, 0.0);
+    let mut add = |count: f64, weight: f64| {
+        all += weight;
+        held += if inside(count) { weight } else { 0.0 };
+    };
+    let (mut count, mut weight) = (mode, 1.0);
+    while count <= highest {
+        add(count, weight);
+        weight *= ratio(count);
+        count += 1.0;
+    }
+    (count, weight) = (mode, 1.0);
+    while count > lowest {
+        count -= 1.0;
+        weight /= ratio(count);
+        add(count, weight);
+    }
+    (held / all).min(1.0)
+}
+
 /// The mean of `value` over a binomial number of successes.
 fn binomial_mean(trials: u32, p: f64, value: impl Fn(u32) -> f64) -> f64 {
     if p >= 1.0 {

@@ -14,6 +14,9 @@ const MOST_WAYS: u32 = 8;
 /// from a few ports, and each place stands for one port that may lie beside the real one.
 const FEWEST_PLACES: u32 = 4;
 
+/// Of so many mappings of a run the mean is that of all.
+const SAMPLES: u32 = 16;
+
 /// How many independent tries leave none of them with a tenth of what a plan may miss.
 fn ways(each: f64) -> u32 {
     (FEWEST_WAYS..MOST_WAYS)
@@ -85,7 +88,7 @@ fn in_blocks(a: &Course<'_>, b: &Course<'_>, blocks: u32, most: u32) -> Shape {
     let blocks = blocks.min(a.orbit()).min(b.orbit()).min(most);
     let run = |course: &Course<'_>| {
         let widest = course.spread(1, 1);
-        let reach = course.competing(1, 1).abs().sqrt() * 12.0 + 17.0;
+        let reach = course.deviation(1, 1) * 12.0 + 17.0;
         chance::floor(reach)
             .max(widest.len())
             .min(MOST_SOURCES)
@@ -133,7 +136,17 @@ pub(super) fn counted_stable(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
     let begins = Span { first: a.spread(0, run).first, last: a.spread(run, run).last };
     let begins = begins.cut(most - run + 1);
     let places = begins.first..begins.last + i64::from(run);
-    let reached = a.mass(run / 2, run, begins);
+    // `b`'s port is met by one mapping of the run, which has to lie among the places.
+    let reached = |nth: u32| {
+        let nth_offset = i64::from(nth);
+        a.mass(
+            nth,
+            run,
+            Span { first: places.start - nth_offset, last: places.end - 1 - nth_offset },
+        )
+    };
+    let samples: Vec<f64> = (0..run).step_by(run.div_ceil(SAMPLES) as usize).map(reached).collect();
+    let reached = samples.iter().sum::<f64>() / samples.len() as f64;
     let hit = reached * f64::from(run) / f64::from(n);
     Shape::new(Half::new(1, spread(b, run)), Half::new(1, a.ports(places)), 1.0 - hit, hit)
 }

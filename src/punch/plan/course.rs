@@ -1,6 +1,6 @@
 //! Where the mappings of a sequential router fall during our openers.
 
-use super::chance::poisson_mass;
+use super::chance::{count_mass, poisson_mass};
 use super::{LEAD, PlanError};
 use crate::nat::Sequence;
 use crate::wire::WallTime;
@@ -15,6 +15,9 @@ pub(super) struct Course<'a> {
     start: u32,
     /// Seconds from `Sequence::at` to our last opener; `None`: the sequence begins with our first.
     last_after: Option<f64>,
+    /// How much longer the sequence is foretold than its rate was counted: 0 where that is known.
+    /// So much wider than a Poisson process's is what it may have become.
+    odds: f64,
     /// Mappings that others make between two of ours.
     pub(super) between: f64,
 }
@@ -50,7 +53,7 @@ impl<'a> Course<'a> {
         fires_at: WallTime,
         rate: u32,
     ) -> Result<Self, PlanError> {
-        let Sequence { next, at, step, rate: others, pool } = sequence;
+        let Sequence { next, at, step, rate: others, counted_s, pool } = sequence;
         if *step == 0 {
             return Err(PlanError::NoStep);
         }
@@ -59,7 +62,9 @@ impl<'a> Course<'a> {
         }
         let start = pool.place(*next).ok_or_else(|| PlanError::Outside(*next, pool.to_string()))?;
         let last_after = at.map(|at| fires_at.before(LEAD).ns_since(at) as f64 / 1e9);
-        Ok(Self { sequence, start, last_after, between: others / f64::from(rate) })
+        let odds = last_after.zip(*counted_s).map_or(0.0, |(after, counted)| after / counted);
+        let odds = if odds.is_finite() { odds.clamp(0.0, MOST_COMPETING) } else { 0.0 };
+        Ok(Self { sequence, start, last_after, odds, between: others / f64::from(rate) })
     }
 
     /// How many ports the counter visits before it comes back.
@@ -96,12 +101,17 @@ impl<'a> Course<'a> {
     /// deviations and eight places, since rates and clocks are estimates too.
     pub(super) fn spread(&self, n: u32, of: u32) -> Span {
         let mean = self.competing(n, of);
-        let reach = 6.0 * mean.abs().sqrt() + 8.0;
+        let reach = 6.0 * self.deviation(n, of) + 8.0;
         let (first, last) = ((mean - reach).floor() as i64, (mean + reach).ceil() as i64);
         match self.last_after {
             Some(_) if mean < 0.0 => Span { first, last: last.min(0) },
             _ => Span { first: first.max(0), last },
         }
+    }
+
+    /// The standard deviation of D(n).
+    pub(super) fn deviation(&self, n: u32, of: u32) -> f64 {
+        (self.competing(n, of).abs() * (1.0 + self.odds)).sqrt()
     }
 
     /// The probability that D(n) lies in the span.
@@ -110,7 +120,7 @@ impl<'a> Course<'a> {
         if mean < 0.0 {
             poisson_mass(-mean, -span.last, -span.first)
         } else {
-            poisson_mass(mean, span.first, span.last)
+            count_mass(mean, self.odds, span.first, span.last)
         }
     }
 

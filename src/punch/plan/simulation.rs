@@ -39,6 +39,11 @@ impl Lots {
         count
     }
 
+    /// Of a whole shape: a sum of exponential gaps.
+    fn gamma(&mut self, shape: f64) -> f64 {
+        (0..shape.round() as u32).map(|_| -(1.0 - self.unit()).ln()).sum()
+    }
+
     /// So many different numbers below `pool`.
     fn different(&mut self, pool: u32, count: u32) -> Vec<u32> {
         let mut drawn: Vec<u32> = Vec::with_capacity(count as usize);
@@ -252,7 +257,8 @@ impl<'a> Side<'a> {
                 let port = |source: u16| self.pool[drawn[usize::from(source)] as usize];
                 self.tuples.iter().map(|(source, to)| (port(*source), *to)).collect()
             }
-            PortModel::Sequential(Sequence { next, at, step, rate, pool }) => {
+            PortModel::Sequential(Sequence { next, at, step, rate, counted_s, pool }) => {
+                let rate = &counted_s.map_or(*rate, |seconds| lots.gamma(rate * seconds) / seconds);
                 let age = at.map_or(0.0, |at| self.plan.opens_at().ns_since(at) as f64 / 1e9);
                 let others = lots.poisson(age.abs() * rate);
                 let mut offset = if age < 0.0 { -others } else { others };
@@ -268,12 +274,24 @@ impl<'a> Side<'a> {
     }
 }
 
+/// A counter whose competing mappings were counted for a fifth of a second.
+fn counted(text: &str, rate: f64, age_ms: i64) -> End {
+    let mut end = sequential(text, 1, rate, age_ms);
+    if let PortModel::Sequential(sequence) = &mut end.model {
+        sequence.counted_s = Some(0.2);
+    }
+    end
+}
+
 fn sequential(text: &str, step: i16, rate: f64, age_ms: i64) -> End {
     let pool = pool(text);
     let at = INSTANT.before(Duration::ZERO).unix_ns() - age_ms * 1_000_000;
     let next = pool.nth(pool.size() - 5);
     let at = Some(WallTime::from_unix_ns(at));
-    End { model: PortModel::Sequential(Sequence { next, at, step, rate, pool }), port: 0 }
+    End {
+        model: PortModel::Sequential(Sequence { next, at, step, rate, counted_s: None, pool }),
+        port: 0,
+    }
 }
 
 #[test]
@@ -290,6 +308,9 @@ fn every_pair_of_models_meets_as_often_as_its_plan_says() {
         sequential("30000-30049", 3, 5.0, 100),
         sequential("1024-65535", 1, 400.0, -500),
         sequential("1024-65535", 1, 0.0, 60_000),
+        counted("1024-65535", 15.0, 700),
+        counted("1024-65535", 50.0, 500),
+        counted("1024-65535", 400.0, 300),
     ];
     let mut lots = Lots(11);
     for (budget, trials) in

@@ -22,7 +22,14 @@ fn preserving(port: u16) -> End {
 }
 
 fn sequence(next: u16, rate: f64, age: Duration) -> Sequence {
-    Sequence { next, at: Some(INSTANT.before(age)), step: 1, rate, pool: pool("1024-65535") }
+    Sequence {
+        next,
+        at: Some(INSTANT.before(age)),
+        step: 1,
+        rate,
+        counted_s: None,
+        pool: pool("1024-65535"),
+    }
 }
 
 fn sequential(next: u16) -> End {
