@@ -161,7 +161,9 @@ fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Sh
     let places = chance::floor(enough).saturating_add(1).max(FEWEST_PLACES);
     let places = places.min(most_places).min(most.div_ceil(2));
     let longest = most - places + 1;
-    let wanted = a.spread(0, most).cut(longest).len() + places;
+    // A short run begins later than a long one: the counter is then known less well, or better.
+    let widest = a.spread(0, 1).len().max(a.spread(0, most).len());
+    let wanted = widest.min(longest) + places;
     let from = wanted.div_ceil(n).min(MOST_SOURCES);
     let to = wanted.div_ceil(from).min(most / from).min(n).max(1);
     let run = from * to;
