@@ -103,19 +103,27 @@ impl End {
         };
         let opens = search.as_ref().map_or(at, Search::opens_at);
         let opens = opens.min(at.before(Duration::from_millis(250)));
-        // As a key does, one number for both ends.
-        let keyed = Seq(conditions.seed as u32 ^ 0x5eed_5eed);
-        let iss = if conditions.key { keyed } else { Seq(seed as u32) };
+        // As a key does, one number for both ends, or for each minute.
+        let of_minute =
+            |minute: u32| Seq(conditions.seed as u32 ^ 0x5eed_5eed) + 7_777_777 * minute;
+        let is_a = local < IpAddr::from([128, 0, 0, 0]);
+        let minutes = match (conditions.minutes_apart, is_a) {
+            (true, true) => [2, 1, 0],
+            (true, false) => [1, 2, 3],
+            (false, _) => [1, 0, 2],
+        };
+        let keyed = minutes.map(of_minute);
+        let iss = if conditions.key { keyed[0] } else { Seq(seed as u32) };
         // Equal only where that is what is tried: one pair in 16,384 has it by chance.
         let window = match conditions.equal_windows {
             true => 0,
-            false => (seed >> 48) as u16 & !1 | u16::from(local < IpAddr::from([128, 0, 0, 0])),
+            false => (seed >> 48) as u16 & !1 | u16::from(is_a),
         };
         let attempt = AttemptConfig {
             tuple,
             at,
             iss,
-            expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
+            expected_irs: conditions.key.then_some(keyed),
             offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,

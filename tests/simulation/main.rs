@@ -7,6 +7,7 @@ mod chance;
 mod conditions;
 mod ends;
 mod host;
+mod loss;
 mod network;
 mod nomination;
 mod oracle;

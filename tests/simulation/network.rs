@@ -27,6 +27,9 @@ pub(crate) struct Conditions {
     /// What the innermost routers still hold of an earlier connection.
     pub(crate) stale: [Option<State>; 2],
     pub(crate) key: bool,
+    /// The instants lie in two minutes: the ends start at different numbers, and each takes the
+    /// other for being in its own minute.
+    pub(crate) minutes_apart: bool,
     /// Both ends know how both routers number their mappings.
     pub(crate) models: bool,
     pub(crate) budget: Budget,
@@ -52,6 +55,7 @@ impl Default for Conditions {
             routers: [vec![MASQUERADE], vec![MASQUERADE]],
             stale: [None; 2],
             key: false,
+            minutes_apart: false,
             models: false,
             budget: Budget::default(),
             spread: 1,
