@@ -30,6 +30,8 @@ pub struct Handshake {
     unasked: bool,
     /// What a middlebox seems to do.
     remark: Option<&'static str>,
+    /// A reset came in.
+    was_reset: bool,
     /// The peer's SYN came in, and was answered.
     heard_syn: bool,
     state: State,
@@ -104,6 +106,7 @@ impl Handshake {
             speculated: false,
             unasked: false,
             remark: None,
+            was_reset: false,
             heard_syn: false,
             state,
         }
@@ -169,6 +172,7 @@ impl Handshake {
     /// SYN too early more often than from the peer. Netfilter forgets an unanswered mapping when it
     /// forwards a reset, and lets only a SYN pass afterwards.
     fn reset(&mut self, segment: &Segment) -> Reaction {
+        self.was_reset = true;
         match &mut self.state {
             State::SynSent => Reaction::Reset { reopen: true, what: "reset, outlived" },
             State::SynReceived { peer, closed, .. } => {
@@ -246,16 +250,20 @@ impl Handshake {
         {
             peer = known.and(peer);
         }
-        if self.racing {
+        // Our router may let nothing but a SYN-ACK out before the peer's SYN has come: then it is
+        // the peer's plain ACK that says that ours got through.
+        if self.racing || !segment.syn {
             return self.peer_is_there(segment, peer, tsval);
         }
         self.state = State::Established;
         Reaction::Completed { tcb: self.tcb(segment, &peer), what: "peer's SYN-ACK" }
     }
 
-    /// Whether no SYN came in, so that the peer may wait for a SYN-ACK of ours in vain.
+    /// Whether no SYN came in although the peer has sent some, so that it may wait for a SYN-ACK of
+    /// ours in vain. Where resets are about, they are the reason: a router has closed what only a
+    /// SYN opens, and a connection that stands before that would be forgotten there.
     fn lacks_syn(&self) -> bool {
-        self.state == State::SynSent || self.racing && !self.heard_syn
+        self.speculated && !self.was_reset && !self.heard_syn
     }
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.

@@ -70,15 +70,15 @@ impl End {
         Self { model, port: Self::PORT }
     }
 
-    /// The host that punches from here to `peer`. Both plan for the instant `start`; by `at` this
-    /// one's clock says that it is there.
+    /// The host that punches from here to `peer`. Both plan for the instant `start`; at `agreed`
+    /// this one's clock says that it is there, and at `at` it is ready.
     pub(crate) fn host(
         &self,
         peer: &Self,
         conditions: &Conditions,
         [local, remote]: [IpAddr; 2],
         start: WallTime,
-        at: WallTime,
+        [agreed, at]: [WallTime; 2],
         seed: u64,
     ) -> Planned {
         let end = |end: &Self| punch::End { model: end.model.clone(), port: end.port };
@@ -122,6 +122,7 @@ impl End {
         let attempt = AttemptConfig {
             tuple,
             at,
+            agreed,
             iss,
             expected_irs: conditions.key.then_some(keyed),
             offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },

@@ -21,6 +21,8 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     /// How much later the second end starts.
     pub(crate) skew: Duration,
+    /// How much later than it should the second end begins, whose clock is right.
+    pub(crate) late: Duration,
     pub(crate) openers: bool,
     /// The routers of each end, the innermost first.
     pub(crate) routers: [Vec<Behaviour>; 2],
@@ -51,6 +53,7 @@ impl Default for Conditions {
             one_way: Duration::from_millis(10),
             jitter: Duration::ZERO,
             skew: Duration::ZERO,
+            late: Duration::ZERO,
             openers: true,
             routers: [vec![MASQUERADE], vec![MASQUERADE]],
             stale: [None; 2],
@@ -125,7 +128,9 @@ pub(crate) fn punch(conditions: &Conditions) -> Outcome {
         End::measure(&mut routers[end], local, STUN.parse().expect("an address"))
     });
     let mut hosts = [0, 1].map(|end: usize| {
-        let at = [start, start.after(conditions.skew)][end];
+        let by_clock = [start, start.after(conditions.skew)][end];
+        let late = [Duration::ZERO, conditions.late][end];
+        let at = [by_clock, by_clock.after(late)];
         let [local, remote] = [INTERNAL[end], EXTERNAL[1 - end]].map(address);
         ends[end].host(&ends[1 - end], conditions, [local, remote], start, at, random.next())
     });

@@ -47,7 +47,7 @@ impl Handshake {
             }
             State::SynSent => Some(self.syn(tsval)),
             State::SynReceived { peer, closed, .. } => {
-                let turns = if self.heard_syn { 2 } else { 3 };
+                let turns = if self.lacks_syn() { 3 } else { 2 };
                 match (nth + u32::from(closed)) % turns {
                     0 => Some(self.probe(&peer, tsval)),
                     1 => Some(self.syn(tsval)),
@@ -68,9 +68,12 @@ impl Handshake {
         Some(self.syn_ack(&unseen, tsval))
     }
 
-    /// One below the window, and with all that our SYN-ACK says.
+    /// One below the window, and with a key all that our SYN-ACK says.
     fn probe(&self, peer: &PeerSyn, tsval: u32) -> Segment {
-        Segment { syn: false, ..self.syn_ack(peer, tsval) }
+        match self.expected_irs {
+            Some(_) => Segment { syn: false, ..self.syn_ack(peer, tsval) },
+            None => Segment { seq: self.iss, ..self.ack(peer, tsval) },
+        }
     }
 
     pub(super) fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {

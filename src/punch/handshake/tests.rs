@@ -109,20 +109,34 @@ fn an_unanswered_syn_ack_is_followed_by_probes_and_syns_by_turns() {
 fn a_probe_stands_in_for_a_syn_ack_that_was_lost() {
     let irs = Some([Seq(300), Seq(1), Seq(2)]);
     let mut peer = Handshake::new(tuple().reversed(), Seq(300), OFFER, Some([Seq(100); 3]));
-    for mut host in [handshake(), Handshake::new(tuple(), Seq(100), OFFER, irs)] {
-        peer.state = State::SynSent;
-        let syn = Segment { tuple: tuple().reversed(), ..host.syn(NOW) };
-        let Reaction::Answered { answers, .. } = peer.receive(&syn, NOW) else { panic!() };
-        let heard = |segment: &Segment| Segment { tuple: tuple(), window: 999, ..segment.clone() };
-        assert!(matches!(host.receive(&heard(&answers[1]), NOW), Reaction::Ignored(_)));
-        let probe = peer.retransmission(0, NOW).unwrap();
-        assert_eq!((probe.flags(), probe.seq), (".".into(), Seq(300)));
-        let tcb = completed(host.receive(&heard(&probe), NOW));
-        assert_eq!((tcb.snd_nxt, tcb.rcv_nxt), (Seq(101), Seq(301)));
-        let Agreed { mss, window_scale, sack, timestamps } = tcb.agreed;
-        assert_eq!((mss, sack, timestamps), (OFFER.mss, true, true));
-        assert_eq!(window_scale.map(|scale| scale.send), Some(OFFER.window_scale));
-        assert_eq!(tcb.snd_wnd, 999, "as in a SYN, whose window is not scaled");
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs);
+    host.speculate(NOW);
+    let syn = Segment { tuple: tuple().reversed(), ..host.syn(NOW) };
+    let Reaction::Answered { answers, .. } = peer.receive(&syn, NOW) else { panic!() };
+    let heard = |segment: &Segment| Segment { tuple: tuple(), window: 999, ..segment.clone() };
+    assert!(matches!(host.receive(&heard(&answers[1]), NOW), Reaction::Ignored(_)));
+    let probe = peer.retransmission(0, NOW).unwrap();
+    assert_eq!((probe.flags(), probe.seq), (".".into(), Seq(300)));
+    let Reaction::Answered { tcb, answers, .. } = host.receive(&heard(&probe), NOW) else {
+        panic!()
+    };
+    let flags: Vec<_> = answers.iter().map(Segment::flags).collect();
+    assert_eq!(flags, ["S.", "."], "which the peer may have got none of");
+    assert_eq!((tcb.snd_nxt, tcb.rcv_nxt), (Seq(101), Seq(301)));
+    let Agreed { mss, window_scale, sack, timestamps } = tcb.agreed;
+    assert_eq!((mss, sack, timestamps), (OFFER.mss, true, true));
+    assert_eq!(window_scale.map(|scale| scale.send), Some(OFFER.window_scale));
+    assert_eq!(tcb.snd_wnd, 999, "as in a SYN, whose window is not scaled");
+    completed(host.receive(&heard(&answers_of(&mut peer, &answers[0])[0]), NOW));
+}
+
+/// What a peer says to a segment of ours.
+fn answers_of(peer: &mut Handshake, segment: &Segment) -> Vec<Segment> {
+    let segment = Segment { tuple: tuple().reversed(), ..segment.clone() };
+    match peer.receive(&segment, NOW) {
+        Reaction::Answered { answers, .. } => answers,
+        Reaction::Completed { tcb, .. } => vec![tcb.acknowledge(Some((NOW, NOW)))],
+        other => panic!("{other:?}"),
     }
 }
 
@@ -132,6 +146,7 @@ fn a_probe_stands_in_for_a_syn_ack_that_was_lost() {
 fn an_end_that_never_saw_the_peers_syn_repeats_its_syn_ack_as_well() {
     let irs = Some([Seq(300), Seq(1), Seq(2)]);
     let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+    host.speculate(NOW);
     answer(host.receive(&syn_ack(300, 101), NOW));
     let flags = |nth| host.retransmission(nth, NOW).map(|segment| segment.flags());
     assert_eq!([0, 1, 2, 3].map(flags), [".", "S", "S.", "."].map(|it| Some(it.into())));

@@ -141,7 +141,7 @@ pub(super) fn counted_stable(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
 /// `b` is random: each place of the run has one destination of `a`'s, which one of `b`'s sources
 /// finds or not.
 pub(super) fn counted_random(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
-    let cap = MOST_SOURCES.min(most).min(size(b));
+    let cap = most_sources(b).min(most).min(size(b));
     // Many sources to few places cost least; the budget is best used up by whole places.
     let few = (0..8).map(|power| 1 << power);
     let many = (1..=12).map(|places| most / places);
@@ -150,6 +150,13 @@ pub(super) fn counted_random(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
     sources.dedup();
     let shapes = sources.into_iter().map(|sources| counted_random_from(a, b, sources, most));
     best(shapes).unwrap_or_else(|| counted_random_from(a, b, 1, most))
+}
+
+/// Of the 512 source ports that netfilter maps below 1024 half are left for the next search: what
+/// routers and hosts still hold of this one stands in its way otherwise (measured: 293 of 300 with
+/// 424 of them at a time, one search after the other).
+fn most_sources(pool: &[u16]) -> u32 {
+    if pool.iter().all(|port| *port < 1024) { MOST_SOURCES.min(256) } else { MOST_SOURCES }
 }
 
 fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Shape {
