@@ -25,6 +25,8 @@ pub enum Opener {
 pub struct Punch {
     pub(crate) peer: SocketAddr,
     pub(crate) at: WallTime,
+    /// What both ends reckon by: plan, sequence numbers, steps. `at`, unless that is later.
+    pub(crate) agreed: WallTime,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) local_port: u16,
     pub(crate) timeout: Duration,
@@ -60,6 +62,7 @@ impl Punch {
         Self {
             peer,
             at,
+            agreed: at,
             local_ip: None,
             local_port: peer.port(),
             timeout: Duration::from_secs(10),
@@ -84,7 +87,8 @@ impl Punch {
         self
     }
 
-    /// No sooner than at this instant.
+    /// This end is late: its SYN leaves no sooner than then. All that both ends reckon alike stays
+    /// with the instant that they agreed on.
     pub(super) fn not_before(mut self, at: WallTime) -> Self {
         self.at = self.at.max(at);
         self

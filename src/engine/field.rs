@@ -108,7 +108,7 @@ impl Punch {
         let Some((ours, theirs)) = &self.models else { return Ok(None) };
         let ours = End { model: ours.clone(), port: self.local_port };
         let theirs = End { model: theirs.clone(), port: self.peer.port() };
-        let plan = Plan::new(&ours, &theirs, &self.budget, self.at)?;
+        let plan = Plan::new(&ours, &theirs, &self.budget, self.agreed)?;
         if plan.chance < Self::LEAST_CHANCE && !self.anyway {
             let needed = plan.needed(LIKELY);
             return Err(PunchError::Unlikely { plan: plan.words(), needed });

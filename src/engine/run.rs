@@ -88,12 +88,13 @@ impl Punch {
         })?;
         let recorder =
             Recorder::new(self.at, self.pcap, &route.interface).map_err(PunchError::Pcap)?;
-        let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.at));
+        let iss = self.key.as_ref().map_or(Seq(random as u32), |key| key.iss(self.agreed));
         let attempt = AttemptConfig {
             tuple,
             at: self.at,
+            agreed: self.agreed,
             iss,
-            expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.at)),
+            expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.agreed)),
             offer: offer(&route, (random >> 48) as u16),
             strategy: field.strategy,
             racing: false,

@@ -36,6 +36,10 @@ pub struct AttemptConfig {
     pub tuple: Tuple,
     /// The instant at which the SYN leaves.
     pub at: WallTime,
+    /// The instant that both ends agreed on: the same, unless this end is late. From here both
+    /// count the moments at which they repeat in step, so that the end that is late joins its peer
+    /// at the next of them.
+    pub agreed: WallTime,
     /// Our initial sequence number.
     pub iss: Seq,
     /// With a key: the numbers at which the peer may start.
@@ -365,7 +369,7 @@ impl Attempt {
             return None;
         }
         (0..16)
-            .map(|doubling| self.config.at.after(FIRST_STEP * (1 << doubling)))
+            .map(|doubling| self.config.agreed.after(FIRST_STEP * (1 << doubling)))
             .find(|step| *step >= now.after(STEP_NOTICE))
     }
 }

@@ -30,6 +30,8 @@ pub struct Handshake {
     unasked: bool,
     /// What a middlebox seems to do.
     remark: Option<&'static str>,
+    /// A reset came in.
+    was_reset: bool,
     /// The peer's SYN came in, and was answered.
     heard_syn: bool,
     state: State,
@@ -104,6 +106,7 @@ impl Handshake {
             speculated: false,
             unasked: false,
             remark: None,
+            was_reset: false,
             heard_syn: false,
             state,
         }
@@ -119,7 +122,7 @@ impl Handshake {
     /// The SYN-ACK for the SYN that the peer has sent by now, if the key tells its number, though
     /// we never saw it: our router has, and lets this out.
     pub fn speculate(&mut self, tsval: u32) -> Option<Segment> {
-        let segment = self.unasked_syn_ack(tsval).filter(|_| self.state == State::SynSent);
+        let segment = self.unasked_syn_ack(0, tsval).filter(|_| self.state == State::SynSent);
         self.speculated |= segment.is_some();
         segment
     }
@@ -148,6 +151,10 @@ impl Handshake {
             (State::Established, ..) => Reaction::Ignored("after establishment"),
             (_, true, None) => self.peer_syn(segment, tsval),
             (_, true, Some(ack)) => self.peer_syn_ack(segment, ack, tsval),
+            // The SYN-ACK before it was lost, and this says the same.
+            (_, false, Some(ack)) if repeats_syn_ack(segment) && self.lacks_syn() => {
+                self.peer_syn_ack(segment, ack, tsval)
+            }
             (State::SynReceived { peer, .. }, false, Some(ack)) => {
                 self.peer_ack(segment, ack, peer)
             }
@@ -165,6 +172,7 @@ impl Handshake {
     /// SYN too early more often than from the peer. Netfilter forgets an unanswered mapping when it
     /// forwards a reset, and lets only a SYN pass afterwards.
     fn reset(&mut self, segment: &Segment) -> Reaction {
+        self.was_reset = true;
         match &mut self.state {
             State::SynSent => Reaction::Reset { reopen: true, what: "reset, outlived" },
             State::SynReceived { peer, closed, .. } => {
@@ -242,11 +250,20 @@ impl Handshake {
         {
             peer = known.and(peer);
         }
-        if self.racing {
+        // Our router may let nothing but a SYN-ACK out before the peer's SYN has come: then it is
+        // the peer's plain ACK that says that ours got through.
+        if self.racing || !segment.syn {
             return self.peer_is_there(segment, peer, tsval);
         }
         self.state = State::Established;
         Reaction::Completed { tcb: self.tcb(segment, &peer), what: "peer's SYN-ACK" }
+    }
+
+    /// Whether no SYN came in although the peer has sent some, so that it may wait for a SYN-ACK of
+    /// ours in vain. Where resets are about, they are the reason: a router has closed what only a
+    /// SYN opens, and a connection that stands before that would be forgotten there.
+    fn lacks_syn(&self) -> bool {
+        self.speculated && !self.was_reset && !self.heard_syn
     }
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.
@@ -256,8 +273,10 @@ impl Handshake {
         let tcb = self.tcb(segment, &peer);
         // The peer may have missed our SYN-ACK, or never been sent one, and without it takes no ACK.
         // It goes first, and once: when our ACK has left, our router lets no SYN-ACK out any more,
-        // or worse, lets it out untranslated.
-        let again = (first && !self.heard_syn).then(|| self.syn_ack(&peer, tsval));
+        // or worse, lets it out untranslated. But a peer that still probes has got neither, as if
+        // our router had not seen its SYN by then, and now it may have.
+        let missed = !self.heard_syn && (first || !segment.syn);
+        let again = missed.then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false, since: tsval, proven: true };
         Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
@@ -275,7 +294,8 @@ impl Handshake {
         let mut agreed = peer.agreed(&self.offer);
         // RFC 7323 section 3.2: once agreed, timestamps stand in every segment.
         agreed.timestamps &= segment.options.timestamps.is_some();
-        let shift = agreed.window_scale.map_or(0, |scale| scale.send);
+        let scaled = !repeats_syn_ack(segment);
+        let shift = agreed.window_scale.filter(|_| scaled).map_or(0, |scale| scale.send);
         self.state = State::Established;
         let numbers = [self.iss, peer.irs];
         let tcb = EstablishedTcb::left_by(segment, shift, numbers, self.offer.window, agreed);
@@ -309,6 +329,11 @@ impl Handshake {
     fn is_expected(&self, irs: Seq) -> bool {
         self.expected_irs.is_none_or(|expected| expected.contains(&irs))
     }
+}
+
+/// Whether it is a probe with what a SYN-ACK says: only SYNs have a segment size otherwise.
+fn repeats_syn_ack(segment: &Segment) -> bool {
+    segment.options.mss.is_some() && segment.payload.is_empty() && !segment.fin
 }
 
 #[cfg(test)]

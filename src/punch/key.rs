@@ -27,11 +27,14 @@ impl Key {
         self.iss_of_epoch(epoch(at))
     }
 
-    /// The peer's possible initial sequence numbers: its instant may lie in the minute before or
-    /// after ours.
+    /// The peer's possible initial sequence numbers, the likeliest first: its instant may lie in
+    /// the minute before or after ours, the nearer of them rather.
     pub fn expected_irs(&self, at: WallTime) -> [Seq; 3] {
         let now = epoch(at);
-        [now, now.saturating_sub(1), now.saturating_add(1)].map(|epoch| self.iss_of_epoch(epoch))
+        let (before, after) = (now.saturating_sub(1), now.saturating_add(1));
+        let is_early = at.since_epoch().as_secs() % EPOCH.as_secs() < EPOCH.as_secs() / 2;
+        let epochs = if is_early { [now, before, after] } else { [now, after, before] };
+        epochs.map(|epoch| self.iss_of_epoch(epoch))
     }
 
     fn iss_of_epoch(&self, epoch: u64) -> Seq {
@@ -68,6 +71,14 @@ mod tests {
         assert!(key.expected_irs(at(6_000_000_059)).contains(&key.iss(at(6_000_000_060))));
         assert!(key.expected_irs(at(6_000_000_060)).contains(&key.iss(at(6_000_000_059))));
         assert!(!key.expected_irs(at(6_000_000_000)).contains(&key.iss(at(6_000_000_180))));
+    }
+
+    #[test]
+    fn the_nearer_minute_is_the_likelier_one() {
+        let key = Key::from_bytes([7; 32]);
+        let [before, now, after] = [-60, 0, 60].map(|apart| key.iss(at(6_000_000_000 + apart)));
+        assert_eq!(key.expected_irs(at(6_000_000_029)), [now, before, after]);
+        assert_eq!(key.expected_irs(at(6_000_000_030)), [now, after, before]);
     }
 
     #[test]

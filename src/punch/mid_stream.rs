@@ -60,7 +60,7 @@ impl MidStream {
                 false => Reaction::WrongKey("SYN from somebody without the key"),
             };
         }
-        if segment.ack != Some(self.iss + 1) {
+        if segment.ack != Some(self.iss + 1) && !self.is_of_another_minute(segment) {
             return Reaction::WrongKey("ACK from somebody without the key");
         }
         let within = |irs: &&Seq| segment.seq - **irs <= u32::from(self.offer.window);
@@ -82,6 +82,13 @@ impl MidStream {
         }
         self.established = true;
         Reaction::Completed { tcb: self.tcb(irs, segment, WINDOW_SCALE), what: "peer's ACK" }
+    }
+
+    /// Whether it is the probe of a peer whose instant lies in another minute, so that it takes us
+    /// for starting where it starts itself. Our answer tells it better.
+    fn is_of_another_minute(&self, segment: &Segment) -> bool {
+        let expects = |number: Seq| self.expected_irs.contains(&number);
+        expects(segment.seq) && segment.ack == Some(segment.seq + 1)
     }
 
     fn ack(&self, irs: Seq, tsval: u32, echo: u32) -> Segment {
@@ -150,6 +157,24 @@ mod tests {
         let mut host = mid_stream();
         host.receive(&ack(30_000_000, 101), NOW);
         assert_eq!(host.probe(NOW).ack, Some(Seq(30_000_001)));
+    }
+
+    /// Both ends' numbers follow from the minute of their instants, and each takes the other for
+    /// being in its own.
+    #[test]
+    fn ends_on_both_sides_of_a_minute_meet() {
+        let of = |minute: u32, [likeliest, other]: [u32; 2]| {
+            let numbers = [Seq(likeliest), Seq(other), Seq(90_000_000)];
+            MidStream::new(tuple(), Seq(minute), OFFER, numbers)
+        };
+        let (early, mut late) = (of(100, [100, 30_000_000]), of(30_000_000, [30_000_000, 100]));
+        let probe = Segment { tuple: tuple().reversed(), window: 0, ..early.probe(NOW) };
+        let Reaction::Answered { answers, .. } = late.receive(&probe, NOW) else { panic!() };
+        let answer = Segment { tuple: tuple().reversed(), ..answers[0].clone() };
+        let mut early = early;
+        let Reaction::Completed { tcb, .. } = early.receive(&answer, NOW) else { panic!() };
+        assert_eq!((tcb.snd_nxt, tcb.rcv_nxt), (Seq(101), Seq(30_000_001)));
+        assert_eq!(late.probe(NOW).ack, Some(Seq(101)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod meet;
 mod meet_luck;
 mod meet_ways;
 mod middle;
+mod minutes;
 mod nat;
 mod network;
 mod pair;

@@ -77,15 +77,15 @@ impl End {
         Self { model, port: Self::PORT }
     }
 
-    /// The host that punches from here to `peer`. Both plan for the instant `start`; by `at` this
-    /// one's clock says that it is there.
+    /// The host that punches from here to `peer`. Both plan for the instant `start`; at `agreed`
+    /// this one's clock says that it is there, and at `at` it is ready.
     pub(crate) fn host(
         &self,
         peer: &Self,
         conditions: &Conditions,
         [local, remote]: [IpAddr; 2],
         start: WallTime,
-        at: WallTime,
+        [agreed, at]: [WallTime; 2],
         seed: u64,
     ) -> Planned {
         let end = |end: &Self| punch::End { model: end.model.clone(), port: end.port };
@@ -110,19 +110,28 @@ impl End {
         };
         let opens = search.as_ref().map_or(at, Search::opens_at);
         let opens = opens.min(at.before(Duration::from_millis(250)));
-        // As a key does, one number for both ends.
-        let keyed = Seq(conditions.seed as u32 ^ 0x5eed_5eed);
-        let iss = if conditions.key { keyed } else { Seq(seed as u32) };
+        // As a key does, one number for both ends, or for each minute.
+        let of_minute =
+            |minute: u32| Seq(conditions.seed as u32 ^ 0x5eed_5eed) + 7_777_777 * minute;
+        let is_a = local < IpAddr::from([128, 0, 0, 0]);
+        let minutes = match (conditions.minutes_apart, is_a) {
+            (true, true) => [2, 1, 0],
+            (true, false) => [1, 2, 3],
+            (false, _) => [1, 0, 2],
+        };
+        let keyed = minutes.map(of_minute);
+        let iss = if conditions.key { keyed[0] } else { Seq(seed as u32) };
         // Equal only where that is what is tried: one pair in 16,384 has it by chance.
         let window = match conditions.equal_windows {
             true => 0,
-            false => (seed >> 48) as u16 & !1 | u16::from(local < IpAddr::from([128, 0, 0, 0])),
+            false => (seed >> 48) as u16 & !1 | u16::from(is_a),
         };
         let attempt = AttemptConfig {
             tuple,
             at,
+            agreed,
             iss,
-            expected_irs: conditions.key.then_some([keyed, keyed + 7777, keyed + 99_999]),
+            expected_irs: conditions.key.then_some(keyed),
             offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,

@@ -7,6 +7,7 @@ mod chance;
 mod conditions;
 mod ends;
 mod host;
+mod loss;
 mod network;
 mod nomination;
 mod oracle;
@@ -89,6 +90,22 @@ fn ends_in_step_meet_without_openers_even_if_the_first_syns_are_lost() {
             ..conditions()
         });
         established_ms(&outcome);
+    }
+}
+
+/// The end that is late joins the other one's steps, although nothing tells it when those are but
+/// the instant that it has missed.
+#[test]
+fn an_end_that_is_late_meets_its_peer_at_the_next_step() {
+    for late in [1, 5, 30, 79] {
+        let outcome = punch(&Conditions {
+            one_way: Duration::from_micros(50),
+            late: Duration::from_millis(late),
+            openers: false,
+            ..conditions()
+        });
+        // Unless a repetition of its own comes just before a step, which is then the next but one.
+        assert!([100, 200, 400].contains(&established_ms(&outcome)), "{late} ms late: {outcome}");
     }
 }
 

@@ -21,12 +21,17 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     /// How much later the second end starts.
     pub(crate) skew: Duration,
+    /// How much later than it should the second end begins, whose clock is right.
+    pub(crate) late: Duration,
     pub(crate) openers: bool,
     /// The routers of each end, the innermost first.
     pub(crate) routers: [Vec<Behaviour>; 2],
     /// What the innermost routers still hold of an earlier connection.
     pub(crate) stale: [Option<State>; 2],
     pub(crate) key: bool,
+    /// The instants lie in two minutes: the ends start at different numbers, and each takes the
+    /// other for being in its own minute.
+    pub(crate) minutes_apart: bool,
     /// Both ends know how both routers number their mappings.
     pub(crate) models: bool,
     pub(crate) budget: Budget,
@@ -48,10 +53,12 @@ impl Default for Conditions {
             one_way: Duration::from_millis(10),
             jitter: Duration::ZERO,
             skew: Duration::ZERO,
+            late: Duration::ZERO,
             openers: true,
             routers: [vec![MASQUERADE], vec![MASQUERADE]],
             stale: [None; 2],
             key: false,
+            minutes_apart: false,
             models: false,
             budget: Budget::default(),
             spread: 1,
@@ -121,7 +128,9 @@ pub(crate) fn punch(conditions: &Conditions) -> Outcome {
         End::measure(&mut routers[end], local, STUN.parse().expect("an address"))
     });
     let mut hosts = [0, 1].map(|end: usize| {
-        let at = [start, start.after(conditions.skew)][end];
+        let by_clock = [start, start.after(conditions.skew)][end];
+        let late = [Duration::ZERO, conditions.late][end];
+        let at = [by_clock, by_clock.after(late)];
         let [local, remote] = [INTERNAL[end], EXTERNAL[1 - end]].map(address);
         ends[end].host(&ends[1 - end], conditions, [local, remote], start, at, random.next())
     });

@@ -21,6 +21,28 @@ fn router() -> impl Strategy<Value = Behaviour> {
     ])
 }
 
+/// A peer that has answered on two tuples, one of them by a probe, and starts anew in between.
+#[test]
+fn a_late_end_is_met_on_one_tuple() {
+    for (key, seed) in [false, true].into_iter().flat_map(|key| (0..300).map(move |it| (key, it))) {
+        let outcome = punch(&Conditions {
+            one_way: Duration::from_millis(101),
+            skew: Duration::from_millis(350),
+            routers: [vec![PLAIN], vec![MASQUERADE]],
+            openers: false,
+            key,
+            models: true,
+            spread: 2,
+            timeout: Duration::from_secs(6),
+            seed,
+            ..Conditions::default()
+        });
+        if outcome.established.iter().all(Option::is_some) {
+            assert!(outcome.agree, "key {key}, seed {seed}: {outcome}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -69,7 +69,7 @@ const ENOUGH_PAIRS: f64 = 4.7;
 /// Ports that a sequential router may have reached by the time.
 const SEQUENTIAL_WINDOW: u32 = 64;
 /// Source ports of one end.
-const MOST_SOURCES: u32 = 256;
+const MOST_SOURCES: u32 = 448;
 
 /// Whether two ends behind such routers can meet.
 pub(crate) fn oracle(a: &Behaviour, b: &Behaviour, means: &Means) -> Result<(), Why> {

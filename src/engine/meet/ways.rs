@@ -66,7 +66,8 @@ pub(super) fn attempts(
 ) -> Vec<Attempt> {
     let agreed = instant(agreement, clock);
     // Late is better than never: the peer's openers, or its repetitions, still meet ours.
-    let at = agreed.max(clock::now().after(NOTICE));
+    let soonest = clock::now().after(NOTICE);
+    let at = agreed.max(soonest);
     let mut attempts = Vec::new();
     for pair in &agreement.pairs {
         let base = pair.ours.base();
@@ -88,7 +89,8 @@ pub(super) fn attempts(
             (Opener::Auto, PairKind::Lan | PairKind::Hairpin) => Opener::Off,
             (opener, _) => opener,
         };
-        let mut punch = Punch::new(aim, at)
+        let mut punch = Punch::new(aim, agreed)
+            .not_before(soonest)
             .local_ip(base.ip())
             .local_port(base.port())
             .timeout(meet.timeout)

@@ -14,6 +14,7 @@ fn attempt(opener: bool) -> Attempt {
     let mut attempt = Attempt::new(AttemptConfig {
         tuple: tuple(),
         at: ms(0),
+        agreed: ms(0),
         iss: Seq(100),
         expected_irs: None,
         offer: OFFER,

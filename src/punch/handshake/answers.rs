@@ -34,25 +34,46 @@ impl Handshake {
     /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
     /// ACK, lets no SYN-ACK of ours pass any more. So by turns: a probe one below the window, as a
     /// keepalive is (RFC 9293 section 3.8.4), which an established peer answers and which
-    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet.
+    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet. Where the
+    /// peer's router lets no SYN in and our SYN-ACK was lost, neither would do: so the probe says
+    /// all that the SYN-ACK said, its options and its window, and stands in for it.
+    ///
+    /// An end that never saw the peer's SYN repeats its SYN-ACK, too: its own router may have seen
+    /// that SYN since, and lets nothing else out then.
     pub fn retransmission(&self, nth: u32, tsval: u32) -> Option<Segment> {
         match self.state {
             State::SynSent if self.speculated && !nth.is_multiple_of(2) => {
-                self.unasked_syn_ack(tsval)
+                self.unasked_syn_ack(nth / 2 + 1, tsval)
             }
             State::SynSent => Some(self.syn(tsval)),
-            State::SynReceived { peer, closed, .. } if closed != nth.is_multiple_of(2) => {
-                Some(Segment { seq: self.iss, ..self.ack(&peer, tsval) })
+            State::SynReceived { peer, closed, .. } => {
+                let turns = if self.lacks_syn() { 3 } else { 2 };
+                match (nth + u32::from(closed)) % turns {
+                    0 => Some(self.probe(&peer, tsval)),
+                    1 => Some(self.syn(tsval)),
+                    _ => Some(self.syn_ack(&peer, tsval)),
+                }
             }
-            State::SynReceived { .. } => Some(self.syn(tsval)),
             State::Established => None,
         }
     }
 
-    pub(super) fn unasked_syn_ack(&self, tsval: u32) -> Option<Segment> {
-        let [irs, ..] = self.expected_irs?;
+    /// The SYN-ACK for a SYN that never came in, sent as often before. At first for the likeliest
+    /// number, and for the others in between: the peer's instant may lie in another minute, and our
+    /// router lets out the right one alone.
+    pub(super) fn unasked_syn_ack(&self, before: u32, tsval: u32) -> Option<Segment> {
+        let likelihood = [0, 0, 1, 0, 2][before as usize % 5];
+        let irs = self.expected_irs?[likelihood];
         let unseen = PeerSyn { irs, options: self.syn(0).options };
         Some(self.syn_ack(&unseen, tsval))
+    }
+
+    /// One below the window, and with a key all that our SYN-ACK says.
+    fn probe(&self, peer: &PeerSyn, tsval: u32) -> Segment {
+        match self.expected_irs {
+            Some(_) => Segment { syn: false, ..self.syn_ack(peer, tsval) },
+            None => Segment { seq: self.iss, ..self.ack(peer, tsval) },
+        }
     }
 
     pub(super) fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {

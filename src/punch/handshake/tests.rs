@@ -103,6 +103,67 @@ fn an_unanswered_syn_ack_is_followed_by_probes_and_syns_by_turns() {
     assert_eq!(flags(2), Some((".".into(), Seq(100))));
 }
 
+/// Where SYNs are blocked nothing else brings what a lost SYN-ACK said: > S. (lost) · > . seq 101
+/// (says nothing) · > . seq 100, with options.
+#[test]
+fn a_probe_stands_in_for_a_syn_ack_that_was_lost() {
+    let irs = Some([Seq(300), Seq(1), Seq(2)]);
+    let mut peer = Handshake::new(tuple().reversed(), Seq(300), OFFER, Some([Seq(100); 3]));
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs);
+    host.speculate(NOW);
+    let syn = Segment { tuple: tuple().reversed(), ..host.syn(NOW) };
+    let Reaction::Answered { answers, .. } = peer.receive(&syn, NOW) else { panic!() };
+    let heard = |segment: &Segment| Segment { tuple: tuple(), window: 999, ..segment.clone() };
+    assert!(matches!(host.receive(&heard(&answers[1]), NOW), Reaction::Ignored(_)));
+    let probe = peer.retransmission(0, NOW).unwrap();
+    assert_eq!((probe.flags(), probe.seq), (".".into(), Seq(300)));
+    let Reaction::Answered { tcb, answers, .. } = host.receive(&heard(&probe), NOW) else {
+        panic!()
+    };
+    let flags: Vec<_> = answers.iter().map(Segment::flags).collect();
+    assert_eq!(flags, ["S.", "."], "which the peer may have got none of");
+    assert_eq!((tcb.snd_nxt, tcb.rcv_nxt), (Seq(101), Seq(301)));
+    let Agreed { mss, window_scale, sack, timestamps } = tcb.agreed;
+    assert_eq!((mss, sack, timestamps), (OFFER.mss, true, true));
+    assert_eq!(window_scale.map(|scale| scale.send), Some(OFFER.window_scale));
+    assert_eq!(tcb.snd_wnd, 999, "as in a SYN, whose window is not scaled");
+    completed(host.receive(&heard(&answers_of(&mut peer, &answers[0])[0]), NOW));
+}
+
+/// What a peer says to a segment of ours.
+fn answers_of(peer: &mut Handshake, segment: &Segment) -> Vec<Segment> {
+    let segment = Segment { tuple: tuple().reversed(), ..segment.clone() };
+    match peer.receive(&segment, NOW) {
+        Reaction::Answered { answers, .. } => answers,
+        Reaction::Completed { tcb, .. } => vec![tcb.acknowledge(Some((NOW, NOW)))],
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The peer's SYN may never have been seen by our own router, which takes a SYN-ACK then only
+/// after the SYN has been repeated.
+#[test]
+fn an_end_that_never_saw_the_peers_syn_repeats_its_syn_ack_as_well() {
+    let irs = Some([Seq(300), Seq(1), Seq(2)]);
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+    host.speculate(NOW);
+    answer(host.receive(&syn_ack(300, 101), NOW));
+    let flags = |nth| host.retransmission(nth, NOW).map(|segment| segment.flags());
+    assert_eq!([0, 1, 2, 3].map(flags), [".", "S", "S.", "."].map(|it| Some(it.into())));
+}
+
+/// Our router lets out the one that answers the SYN which it has seen.
+#[test]
+fn unasked_syn_acks_try_every_number_at_which_the_peer_may_start() {
+    let irs = Some([Seq(300), Seq(1), Seq(2)]);
+    let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+    let mut tried = vec![host.speculate(NOW)];
+    tried.extend([1, 3, 5, 7].map(|nth| host.retransmission(nth, NOW)));
+    let tried: Vec<_> = tried.into_iter().map(|segment| segment.unwrap().ack.unwrap().0).collect();
+    assert_eq!(tried, [301, 301, 2, 301, 3]);
+    assert_eq!(host.retransmission(0, NOW).unwrap().flags(), "S");
+}
+
 #[test]
 fn the_peers_probe_one_below_the_window_completes() {
     let mut host = handshake();

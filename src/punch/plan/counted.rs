@@ -154,7 +154,7 @@ pub(super) fn counted_stable(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
 /// `b` is random: each place of the run has one destination of `a`'s, which one of `b`'s sources
 /// finds or not.
 pub(super) fn counted_random(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
-    let cap = MOST_SOURCES.min(most).min(size(b));
+    let cap = most_sources(b).min(most).min(size(b));
     // Many sources to few places cost least; the budget is best used up by whole places.
     let few = (0..8).map(|power| 1 << power);
     let many = (1..=12).map(|places| most / places);
@@ -163,6 +163,13 @@ pub(super) fn counted_random(a: &Course<'_>, b: &[u16], most: u32) -> Shape {
     sources.dedup();
     let shapes = sources.into_iter().map(|sources| counted_random_from(a, b, sources, most));
     best(shapes).unwrap_or_else(|| counted_random_from(a, b, 1, most))
+}
+
+/// Of the 512 source ports that netfilter maps below 1024 half are left for the next search: what
+/// routers and hosts still hold of this one stands in its way otherwise (measured: 293 of 300 with
+/// 424 of them at a time, one search after the other).
+fn most_sources(pool: &[u16]) -> u32 {
+    if pool.iter().all(|port| *port < 1024) { MOST_SOURCES.min(256) } else { MOST_SOURCES }
 }
 
 fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Shape {
@@ -174,7 +181,9 @@ fn counted_random_from(a: &Course<'_>, b: &[u16], sources: u32, most: u32) -> Sh
     let places = chance::floor(enough).saturating_add(1).max(FEWEST_PLACES);
     let places = places.min(most_places).min(most.div_ceil(2));
     let longest = most - places + 1;
-    let wanted = a.spread(0, most).cut(longest).len() + places;
+    // A short run begins later than a long one: the counter is then known less well, or better.
+    let widest = a.spread(0, 1).len().max(a.spread(0, most).len());
+    let wanted = widest.min(longest) + places;
     let from = wanted.div_ceil(n).min(MOST_SOURCES);
     let to = wanted.div_ceil(from).min(most / from).min(n).max(1);
     let run = from * to;

@@ -8,8 +8,9 @@ use crate::wire::WallTime;
 
 /// A chance that needs no more packets: failures by bad luck are rarer than those by bad lines.
 pub(super) const TARGET: f64 = 0.9999;
-/// Each source port costs a descriptor, and a process has 1,024.
-pub(super) const MOST_SOURCES: u32 = 256;
+/// Each source port costs a descriptor, and a process has 1,024, in which two searches at once
+/// (`rendezvous::Agreement` lists no more of a kind) find room.
+pub(super) const MOST_SOURCES: u32 = 448;
 /// A pool this small is covered whole rather than searched with many sources.
 const SMALL_POOL: u32 = 512;
 /// Sources against a covered pool: each of them finds its match, one is enough if none is lost.

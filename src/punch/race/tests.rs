@@ -23,6 +23,7 @@ fn config(host: u8, key: bool) -> AttemptConfig {
     AttemptConfig {
         tuple: tuple(host, 40),
         at: ms(0),
+        agreed: ms(0),
         iss: Seq(if key { 100 } else { 1000 * u32::from(host) }),
         expected_irs: key.then_some([Seq(100), Seq(200), Seq(300)]),
         offer: Offer { window, ..OFFER },
