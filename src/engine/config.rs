@@ -27,6 +27,8 @@ pub struct Punch {
     pub(crate) at: WallTime,
     /// What both ends reckon by: plan, sequence numbers, steps. `at`, unless that is later.
     pub(crate) agreed: WallTime,
+    /// An instant that has passed is no error.
+    pub(crate) may_be_late: bool,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) local_port: u16,
     pub(crate) timeout: Duration,
@@ -63,6 +65,7 @@ impl Punch {
             peer,
             at,
             agreed: at,
+            may_be_late: false,
             local_ip: None,
             local_port: peer.port(),
             timeout: Duration::from_secs(10),
@@ -87,10 +90,10 @@ impl Punch {
         self
     }
 
-    /// This end is late: its SYN leaves no sooner than then. All that both ends reckon alike stays
-    /// with the instant that they agreed on.
-    pub(super) fn not_before(mut self, at: WallTime) -> Self {
-        self.at = self.at.max(at);
+    /// Where the instant has passed when everything is prepared, the SYN leaves as soon as it can.
+    /// All that both ends reckon alike stays with the instant that they agreed on.
+    pub(super) fn better_late_than_never(mut self) -> Self {
+        self.may_be_late = true;
         self
     }
 

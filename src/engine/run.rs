@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// More than the window that we offered can hold in segments of any useful size.
 const MOST_MISSED: usize = 256;
+/// Less notice than that is too short for a punch that is late.
+const NOTICE: Duration = Duration::from_millis(2);
 /// What both ends offer at least, three quarters of what the field holds.
 const LEAST_WINDOW: u16 = 0xc000;
 /// From so many tuples on speed counts for more than that this host's firewall sees them all.
@@ -54,8 +56,11 @@ impl Punch {
         }
     }
 
-    fn prepare(self) -> Result<Drive, PunchError> {
+    fn prepare(mut self) -> Result<Drive, PunchError> {
         let now = clock::now();
+        if self.may_be_late {
+            self.at = self.at.max(now.after(NOTICE));
+        }
         if self.at <= now {
             let late_ms = u64::try_from(self.at.until(now).as_millis()).unwrap_or(u64::MAX);
             return Err(PunchError::Late { late_ms });

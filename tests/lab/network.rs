@@ -152,7 +152,7 @@ impl Host {
     /// As [`Host::assert_quiet`], once what a punch closes aside has gone.
     pub(crate) fn becomes_quiet(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !self.proc_net("tcp").iter().all(is_nobodys) {
+        while Instant::now() < deadline && !self.proc_net("tcp").iter().all(|line| is_nobodys(line)) {
             thread::sleep(Duration::from_millis(5));
         }
         self.assert_quiet();
@@ -168,7 +168,7 @@ impl Host {
             assert_eq!(self.proc_net(table), [""; 0], "{table}");
         }
         let tcp = self.proc_net("tcp");
-        assert!(tcp.iter().all(is_nobodys), "{tcp:?}");
+        assert!(tcp.iter().all(|line| is_nobodys(line)), "{tcp:?}");
     }
 
     /// Runs a command on this host that must succeed.
@@ -204,7 +204,7 @@ impl Host {
 }
 
 /// Whether a line of `/proc/net/tcp` is of a socket that no process has: inode 0.
-fn is_nobodys(line: &String) -> bool {
+fn is_nobodys(line: &str) -> bool {
     line.split_whitespace().nth(9) == Some("0")
 }
 

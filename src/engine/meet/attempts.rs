@@ -3,7 +3,7 @@
 use super::door::Door;
 use super::proof::{Proofs, Unproven};
 use crate::engine::{Connection, Failure, Progress, Punch, PunchError, Report};
-use crate::sys::{CallFailed, clock};
+use crate::sys::CallFailed;
 use nix::errno::Errno;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,10 +15,6 @@ use std::time::Duration;
 /// How long the peer has to prove itself on a connection that stands at our end: until it stands
 /// at the peer's, whose segments may be lost a few times.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Less notice than that is too short; a thread of a busy host begins late. Better late than never:
-/// the peer repeats its SYNs.
-const NOTICE: Duration = Duration::from_millis(1);
 
 /// What one attempt tells.
 pub(super) enum News {
@@ -154,8 +150,9 @@ impl Attempt {
                 let interrupt = stopped.as_fd().try_clone_to_owned().map_err(|error| {
                     Fault::Punch(Failure { error: PunchError::Call(failed(error)), report: None })
                 })?;
-                let punch = punch.not_before(clock::now().after(NOTICE)).interrupt(interrupt);
-                let punched = punch.run(&mut |progress| teller.tell(News::Progress(progress)));
+                let punched = punch
+                    .interrupt(interrupt)
+                    .run(&mut |progress| teller.tell(News::Progress(progress)));
                 prove(punched.map_err(Fault::Punch)?)
             }
         }

@@ -65,9 +65,7 @@ pub(super) fn attempts(
     hop_limit: Option<u8>,
 ) -> Vec<Attempt> {
     let agreed = instant(agreement, clock);
-    // Late is better than never: the peer's openers, or its repetitions, still meet ours.
-    let soonest = clock::now().after(NOTICE);
-    let at = agreed.max(soonest);
+    let at = agreed.max(clock::now().after(NOTICE));
     let mut attempts = Vec::new();
     for pair in &agreement.pairs {
         let base = pair.ours.base();
@@ -90,7 +88,8 @@ pub(super) fn attempts(
             (opener, _) => opener,
         };
         let mut punch = Punch::new(aim, agreed)
-            .not_before(soonest)
+            // The peer's openers, or its repetitions, still meet ours.
+            .better_late_than_never()
             .local_ip(base.ip())
             .local_port(base.port())
             .timeout(meet.timeout)
