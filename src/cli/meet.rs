@@ -120,6 +120,7 @@ pub(super) fn with(meet: Meet, how: &How) -> Meet {
     let mut meet =
         meet.timeout(how.timeout).strategies(how.strategies).budget(how.budget).opener(how.opener);
     meet = meet.spread(how.spread).models(how.ours.clone(), how.theirs.clone());
+    meet = meet.datapath(how.datapath);
     if how.opener_lead != How::USUAL_LEAD {
         meet = meet.opener_lead(how.opener_lead);
     }

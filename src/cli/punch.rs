@@ -115,17 +115,16 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
     }
     capability::require().map_err(|error| privilege(&error))?;
 
-    let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, anyway } =
-        how;
+    let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, .. } = how;
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(opener_lead);
-    punch = punch.strategies(strategies).spread(spread).budget(budget);
+    punch = punch.strategies(strategies).spread(spread).budget(budget).datapath(how.datapath);
     let told = ours.is_some() || theirs.is_some();
     let [ours, theirs] = [ours, theirs].map(|model| model.unwrap_or(PortModel::Preserving));
     if told {
         punch = punch.models(ours, theirs.clone());
     }
     let survey = (!servers.is_empty()).then_some((servers, theirs));
-    if anyway {
+    if how.anyway {
         punch = punch.anyway();
     }
     if let Some(local) = local {

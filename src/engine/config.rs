@@ -20,6 +20,19 @@ pub enum Opener {
     HopLimit(u8),
 }
 
+/// How the peer's segments are caught and our own kernel's resets are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Datapath {
+    /// eBPF programs where this host can run them, else packet sockets.
+    #[default]
+    Auto,
+    /// Packet sockets, which get copies, and guards: works everywhere.
+    Packet,
+    /// eBPF programs, which take the segments before this host's firewall and TCP see them, and
+    /// answer the peer's SYN within the interrupt.
+    Ebpf,
+}
+
 /// One punch: who, when, how. Build it, then [`Punch::run`](crate::engine::Punch::run) it.
 #[derive(Debug)]
 pub struct Punch {
@@ -38,6 +51,7 @@ pub struct Punch {
     pub(crate) opener_lead: Duration,
     pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) common_clock: bool,
+    pub(crate) datapath: Datapath,
     pub(crate) pcap: Option<File>,
     pub(crate) interrupt: Option<OwnedFd>,
 }
@@ -73,6 +87,7 @@ impl Punch {
             opener_lead: Duration::from_millis(250),
             usual_hop_limit: None,
             common_clock: false,
+            datapath: Datapath::Auto,
             pcap: None,
             interrupt: None,
         }
@@ -186,6 +201,12 @@ impl Punch {
     /// The peer's clock was compared with ours: it does not matter whether anything keeps ours right.
     pub fn common_clock(mut self) -> Self {
         self.common_clock = true;
+        self
+    }
+
+    /// How packets are caught; default: by the best way that works here.
+    pub fn datapath(mut self, datapath: Datapath) -> Self {
+        self.datapath = datapath;
         self
     }
 

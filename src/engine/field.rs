@@ -55,6 +55,14 @@ impl Field {
         }
     }
 
+    /// The peer's ports, likewise.
+    pub(super) fn remote_ports(&self) -> Vec<u16> {
+        match &self.search {
+            Some(search) => search.targets().to_vec(),
+            None => self.tuples.iter().map(|(tuple, _)| tuple.remote.port()).collect(),
+        }
+    }
+
     fn searched(punch: &Punch, plan: Plan, tuple: Tuple, random: u32) -> Result<Self, PunchError> {
         let Tuple { local, remote } = tuple;
         let (guards, sources) = match &plan.sources {

@@ -14,7 +14,7 @@ mod ways;
 pub use error::{MeetError, MeetFailure};
 pub use server_clock::server_clock;
 
-use super::config::Opener;
+use super::config::{Datapath, Opener};
 use super::{Connection, PortMapping, Progress};
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
@@ -44,6 +44,7 @@ pub struct Meet {
     anyway: bool,
     opener: Opener,
     opener_lead: Option<Duration>,
+    datapath: Datapath,
     pcap: Option<File>,
     proof: bool,
     allowed: Option<Vec<PublicKey>>,
@@ -103,6 +104,7 @@ impl Meet {
             anyway: false,
             opener: Opener::Auto,
             opener_lead: None,
+            datapath: Datapath::Auto,
             pcap: None,
             proof: true,
             allowed: None,
@@ -170,6 +172,12 @@ impl Meet {
     /// How long before the instant the opener leaves; default: as soon as the instant is known.
     pub fn opener_lead(mut self, lead: Duration) -> Self {
         self.opener_lead = Some(lead);
+        self
+    }
+
+    /// How packets are caught, as [`Punch::datapath`](super::Punch::datapath).
+    pub fn datapath(mut self, datapath: Datapath) -> Self {
+        self.datapath = datapath;
         self
     }
 

@@ -8,6 +8,7 @@ mod error;
 mod expose;
 mod field;
 mod fire;
+mod hand_over;
 mod installation;
 mod mapping;
 mod meet;
@@ -18,8 +19,9 @@ mod run;
 pub mod serve;
 mod stream;
 mod survey;
+mod tap;
 
-pub use config::{Opener, Progress, Punch};
+pub use config::{Datapath, Opener, Progress, Punch};
 pub use discovery::{Discovered, Discovery, DiscoveryError, Waiting};
 pub use error::{Failure, PunchError};
 pub use expose::{Expose, Happening, Host, Lost};
