@@ -1,7 +1,8 @@
 //! `--datapath`: how packets are caught and resets are held back.
 
-use super::Failure;
-use crate::engine::Datapath;
+use super::{Failure, outcome};
+use crate::engine::{Datapath, PunchError};
+use crate::sys::ebpf::Ebpf;
 
 /// Reads `auto`, `packet` or `ebpf`.
 ///
@@ -17,6 +18,20 @@ pub fn parse(text: &str) -> Result<Datapath, Failure> {
             "write auto, packet or ebpf",
         )),
     }
+}
+
+/// Fails before anything is done where what was asked for cannot be had.
+///
+/// # Errors
+/// A privilege failure, or an internal one.
+pub fn check(datapath: Datapath) -> Result<(), Failure> {
+    if datapath != Datapath::Ebpf {
+        return Ok(());
+    }
+    Ebpf::available().map_err(|error| {
+        let error = PunchError::Datapath(error);
+        Failure::new(outcome::status(&error), &error, error.advice())
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::how::{self, How};
 use super::interrupt::{self, Interrupt};
 use super::punch::{destination_failure, distinct, narrow, privilege};
 use super::records::{self, Records};
-use super::{Failure, Status, choice, outcome, server};
+use super::{Failure, Status, choice, datapath, outcome, server};
 use crate::engine::{Meet, MeetError, Met, Progress, Step};
 use crate::rendezvous::{AgreementError, Code, Purpose, SessionError};
 use crate::sys::capability;
@@ -40,6 +40,7 @@ impl<'a> Ready<'a> {
         let server = server::server(&args.server)?;
         let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
         capability::require().map_err(|error| privilege(&error))?;
+        datapath::check(how.datapath)?;
         Ok(Self { args, how, server, destination })
     }
 

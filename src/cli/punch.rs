@@ -5,7 +5,7 @@ use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::how::{self, How};
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, interrupt, outcome, secret, stun, when};
+use super::{Failure, Status, choice, datapath, endpoint, interrupt, outcome, secret, stun, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::nat::PortModel;
 use crate::punch::Key;
@@ -114,6 +114,7 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         destination = destination.without_variable(name);
     }
     capability::require().map_err(|error| privilege(&error))?;
+    datapath::check(how.datapath)?;
 
     let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, .. } = how;
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(opener_lead);

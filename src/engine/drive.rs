@@ -11,6 +11,7 @@ use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
 use super::tap::{Answered, Tap};
 use crate::punch::{Batch, EstablishedTcb, Output, Plan, Purpose, Race, Wave, tsval};
+use crate::sys::ebpf::Reply;
 use crate::sys::{
     CallFailed, Captured, Checksum, Guard, Priority, RawSender, Spray, clock, wait_readable,
 };
@@ -31,6 +32,8 @@ pub(super) struct Drive {
     pub(super) sender: RawSender,
     pub(super) tap: Tap,
     pub(super) missed: Missed,
+    /// What the kernel is to answer by itself, until it has been told.
+    pub(super) reply: Option<Reply>,
     /// The segment that was taken in last has its SYN-ACK already.
     pub(super) answered: Option<Answered>,
     pub(super) spray: Option<Spray>,
@@ -102,7 +105,7 @@ impl Drive {
                     Output::Prepare(tcb) => {
                         let tsval = tsval(clock::now());
                         self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
-                        self.tap.let_in(tcb.tuple);
+                        self.tap.let_in(tcb.tuple).map_err(PunchError::HandOver)?;
                     }
                     Output::Transmit(segment, purpose) => match self.firing {
                         Some(due) if is_timed(purpose) => self.fire(&segment, purpose, due),
@@ -250,6 +253,7 @@ impl Drive {
                 }
                 self.send_error = None;
                 self.recorder.sent(segment, &packet, now, id, purpose.words());
+                self.arm();
             }
             Err(error) => self.refused(error),
         }
@@ -286,8 +290,17 @@ impl Drive {
                     }
                 }
                 self.send_error = None;
+                self.arm();
             }
             Err(error) => self.refused(error),
+        }
+    }
+
+    /// Something has left, so the router is open, and this host's connection tracking, if it is
+    /// active, has shown itself: from now on the kernel side may answer.
+    pub(super) fn arm(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            self.tap.arm(&reply);
         }
     }
 

@@ -44,12 +44,16 @@ impl Drive {
         aside: Aside,
     ) -> Result<Connection, Failure> {
         let Completed { tcb, last: Arrival { segment: last, at, stolen } } = completed;
-        let installed = self.installation.install(tcb, tsval(clock::now()));
+        let mut installed = self.installation.install(tcb, tsval(clock::now()));
+        if installed.is_ok()
+            && let Err(error) = self.tap.let_in(tcb.tuple)
+        {
+            installed = Err(error);
+        }
         match installed {
             Ok(false) => {
                 // The peer answered our SYN and waits for this. No kernel sends anything before it
                 // gets it, but a peer may.
-                self.tap.let_in(tcb.tuple);
                 let installed_at = clock::now();
                 let now = tsval(installed_at);
                 if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps)
@@ -63,7 +67,7 @@ impl Drive {
                 self.missed.keep(&rest);
                 self.deliver_missed(tcb.tuple, installed_at);
             }
-            Ok(true) if *stolen || self.tap.steals() => {
+            Ok(true) if self.tap.steals() => {
                 // The kernel heard the peer from when it was let in, and not before.
                 if *stolen && !last.syn {
                     self.deliver_locally(last, "the first timestamp that the kernel echoes is 0");
@@ -100,7 +104,8 @@ impl Drive {
         };
         let unread = socket.unread()?;
         // Resets, too, are the kernel's to judge from here on; the socket hears none before.
-        self.tap.release(self.tuple);
+        self.tap.release(self.tuple)?;
+        self.tap.disarm();
         Ok((socket.finish()?, unread))
     }
 
@@ -145,8 +150,9 @@ impl Drive {
             guards.into_iter().partition(|guard| guard.port() == tuple.local.port());
         drop(winner);
         let linger = one_way.map_or(LINGER, |one_way| LINGER + one_way * 2);
-        let linger = if losers.is_empty() { Duration::ZERO } else { linger };
-        aside.close_in_turn((tap, sender, spray, priority), losers, linger);
+        // Other tuples of a search have the winner's port, too, and no guard any more.
+        let linger = if losers.is_empty() && spray.is_none() { Duration::ZERO } else { linger };
+        aside.close_in_turn((sender, spray, priority), (tap, losers), linger);
     }
 }
 

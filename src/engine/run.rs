@@ -9,9 +9,10 @@ use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets};
-use super::tap::{Tap, Where};
+use super::tap::Tap;
 use super::{Connection, clock_check};
 use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig};
+use crate::sys::ebpf::{Reply, Watch};
 use crate::sys::{Aside, CallFailed, Guard, RawSender, Route, Spray, clock, receive_window_scale};
 use crate::wire::{Seq, Tuple};
 use nix::errno::Errno;
@@ -61,16 +62,15 @@ impl Punch {
         let random = random()?;
         let field = Field::prepare(&self, tuple, random)?;
         let tuple = field.first();
-        let ports = field.local_ports();
         let (interface, peer) = (route.interface_index, self.peer.ip());
         let tap = Tap::open(
             self.datapath,
-            &Where {
+            &Watch {
                 interface,
                 local: route.local_ip,
                 peer,
-                locals: &ports,
-                remotes: &field.remote_ports(),
+                locals: field.local_ports(),
+                remotes: field.remote_ports(),
                 search: field.search.is_some(),
             },
         )?;
@@ -96,6 +96,12 @@ impl Punch {
             racing: false,
             seed: random,
         };
+        let reply = field.answering().map(|on| Reply {
+            iss,
+            expected_irs: attempt.expected_irs.map_or_else(Vec::new, Vec::from),
+            offer: attempt.offer,
+            on,
+        });
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
         let Field { tuples, search, guards, plan, .. } = field;
         let race = Race::new(RaceConfig { attempt, timeout: self.timeout, tuples, search });
@@ -109,6 +115,7 @@ impl Punch {
             tap,
             missed: Missed::default(),
             answered: None,
+            reply,
             spray: spray.transpose()?,
             template: None,
             plan,
@@ -193,6 +200,7 @@ impl Drive {
             self.opener.path =
                 prober.path.hops().map(|(hop, from)| (hop, from.to_string())).collect();
         }
+        let datapath = self.tap.report();
         Report {
             schema_version: Report::SCHEMA_VERSION,
             outcome,
@@ -206,9 +214,11 @@ impl Drive {
             handover: None,
             packets: self.recorder.packets,
             rst: Resets {
-                own_suppressed: self.guards.iter().map(Guard::swallowed).sum(),
+                own_suppressed: self.guards.iter().map(Guard::swallowed).sum::<u64>()
+                    + datapath.held_back(),
                 foreign: self.recorder.resets,
             },
+            datapath: Some(datapath),
             plan: self.plan.as_ref().map(PlanReport::from),
             opener: std::mem::take(&mut self.opener),
             clock: clock_check::report(self.one_way),

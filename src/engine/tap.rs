@@ -2,16 +2,26 @@
 
 use super::config::Datapath;
 use super::error::PunchError;
+use super::report::DatapathReport;
+use crate::sys::ebpf::{Ebpf, Reply, Watch};
 use crate::sys::{CallFailed, Capture, Captured};
 use crate::wire::{Tuple, WallTime};
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Once;
 
 /// Catches the packets of one punch.
 #[derive(Debug)]
-pub(super) enum Tap {
+pub(super) struct Tap {
+    by: By,
+    /// Why by this.
+    why: String,
+}
+
+#[derive(Debug)]
+enum By {
     /// In a search the first hears what answers probes, and the second the peer.
     Packet(Vec<Capture>),
+    Ebpf(Box<Ebpf>),
 }
 
 /// A SYN that the kernel side has answered by itself.
@@ -23,69 +33,125 @@ pub(super) struct Answered {
     pub(super) at: WallTime,
 }
 
-/// Where a punch is heard.
-#[derive(Debug)]
-pub(super) struct Where<'a> {
-    pub(super) interface: u32,
-    pub(super) local: IpAddr,
-    pub(super) peer: IpAddr,
-    pub(super) locals: &'a [u16],
-    pub(super) remotes: &'a [u16],
-    /// Many tuples at once, on most of which nobody is.
-    pub(super) search: bool,
-}
-
 impl Tap {
     /// Begins to listen.
-    pub(super) fn open(_: Datapath, at: &Where<'_>) -> Result<Self, PunchError> {
-        let Where { interface, peer, locals, .. } = *at;
-        let captures = match at.search {
-            false => vec![Capture::new(interface, locals, peer)?],
-            // What answers the probes, which a search would have drown in what its openers draw.
-            true => {
-                vec![Capture::new(interface, &[], peer)?, Capture::search(interface, locals, peer)?]
-            }
+    ///
+    /// # Errors
+    /// Why this datapath cannot be used here, of one that was asked for.
+    pub(super) fn open(datapath: Datapath, watch: &Watch) -> Result<Self, PunchError> {
+        let asked = || "as asked".to_owned();
+        let (ebpf, why) = match datapath {
+            Datapath::Packet => (None, asked()),
+            Datapath::Ebpf => (Some(Ebpf::new(watch)?), asked()),
+            Datapath::Auto => match Ebpf::new(watch) {
+                Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
+                Err(error) => {
+                    // Who punches again and again is told once.
+                    static TOLD: Once = Once::new();
+                    TOLD.call_once(|| tracing::info!("packet sockets, no eBPF: {error}"));
+                    (None, error.to_string())
+                }
+            },
         };
-        Ok(Self::Packet(captures))
+        let by = match ebpf {
+            Some(ebpf) => By::Ebpf(Box::new(ebpf)),
+            None => By::Packet(captures(watch)?),
+        };
+        Ok(Self { by, why })
     }
 
     /// The next packet, if one has come in.
     pub(super) fn receive(&mut self) -> Option<Result<Captured<'_>, CallFailed>> {
-        match self {
-            Self::Packet(captures) => {
+        match &mut self.by {
+            By::Packet(captures) => {
                 captures.iter_mut().find_map(|capture| capture.receive().transpose())
             }
+            By::Ebpf(ebpf) => ebpf.receive().transpose(),
         }
     }
 
     /// What is readable when a packet has come in.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        match self {
-            Self::Packet(captures) => captures.iter().map(AsFd::as_fd).collect(),
+        match &self.by {
+            By::Packet(captures) => captures.iter().map(AsFd::as_fd).collect(),
+            By::Ebpf(ebpf) => vec![ebpf.as_fd()],
         }
     }
 
     /// A search needs no answers to probes any more.
     pub(super) fn stop_probes(&mut self) {
-        match self {
-            Self::Packet(captures) => {
+        match &mut self.by {
+            By::Packet(captures) => {
                 if let [probes, _] = &captures[..] {
                     probes.stop();
                 }
             }
+            By::Ebpf(ebpf) => ebpf.stop_probes(),
+        }
+    }
+
+    /// From now on the kernel side may answer the peer's SYN by itself.
+    pub(super) fn arm(&mut self, reply: &Reply) {
+        if let By::Ebpf(ebpf) = &mut self.by
+            && let Err(error) = ebpf.arm(reply)
+        {
+            tracing::warn!("SYNs are answered by the program, not in the kernel: {error}");
+        }
+    }
+
+    /// And no longer.
+    pub(super) fn disarm(&mut self) {
+        if let By::Ebpf(ebpf) = &mut self.by
+            && let Err(error) = ebpf.disarm()
+        {
+            tracing::debug!("{error}");
         }
     }
 
     /// Whether the kernel hears the peer only where it was let in.
     pub(super) fn steals(&self) -> bool {
-        match self {
-            Self::Packet(_) => false,
-        }
+        matches!(self.by, By::Ebpf(_))
     }
 
     /// The kernel has a socket there, which is to hear the peer from now on.
-    pub(super) fn let_in(&mut self, _: Tuple) {}
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn let_in(&mut self, tuple: Tuple) -> Result<(), CallFailed> {
+        match &mut self.by {
+            By::Packet(_) => Ok(()),
+            By::Ebpf(ebpf) => ebpf.let_in(tuple),
+        }
+    }
 
     /// The connection there is nobody's business any more.
-    pub(super) fn release(&mut self, _: Tuple) {}
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn release(&mut self, tuple: Tuple) -> Result<(), CallFailed> {
+        match &mut self.by {
+            By::Packet(_) => Ok(()),
+            By::Ebpf(ebpf) => ebpf.release(tuple),
+        }
+    }
+
+    /// For the report.
+    pub(super) fn report(&self) -> DatapathReport {
+        let (name, counts) = match &self.by {
+            By::Packet(_) => ("packet", None),
+            By::Ebpf(ebpf) => ("ebpf", Some(ebpf.counts())),
+        };
+        DatapathReport { name: name.into(), why: self.why.clone(), counts }
+    }
+}
+
+fn captures(watch: &Watch) -> Result<Vec<Capture>, CallFailed> {
+    let Watch { interface, peer, ref locals, search, .. } = *watch;
+    Ok(match search {
+        false => vec![Capture::new(interface, locals, peer)?],
+        // What answers the probes, which a search would have drown in what its openers draw.
+        true => {
+            vec![Capture::new(interface, &[], peer)?, Capture::search(interface, locals, peer)?]
+        }
+    })
 }

@@ -1,0 +1,34 @@
+//! The datapath with which the tests punch: testbed.sh runs them all once with each.
+
+use std::env;
+
+use tcp_punch::Punch;
+use tcp_punch::engine::Datapath;
+
+/// As the environment names it; the program's own choice if it does not.
+const VARIABLE: &str = "LAB_DATAPATH";
+
+/// What a punch is told.
+pub(crate) fn datapath() -> Datapath {
+    match name().as_deref() {
+        None => Datapath::Auto,
+        Some("packet") => Datapath::Packet,
+        Some("ebpf") => Datapath::Ebpf,
+        Some(other) => panic!("{VARIABLE} is packet or ebpf, not {other}"),
+    }
+}
+
+/// What the command line says.
+pub(crate) fn options() -> Vec<String> {
+    name().into_iter().flat_map(|name| ["--datapath".to_owned(), name]).collect()
+}
+
+/// What the report says: the name, if it is settled.
+pub(crate) fn name() -> Option<String> {
+    env::var(VARIABLE).ok().filter(|name| !name.is_empty())
+}
+
+/// A punch of the test's.
+pub(crate) fn with_it(punch: Punch) -> Punch {
+    punch.datapath(datapath())
+}
