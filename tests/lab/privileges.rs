@@ -57,7 +57,7 @@ fn without_capabilities_the_missing_ones_and_their_remedy_are_named() {
         "CAP_NET_RAW and CAP_NET_ADMIN are missing",
         &format!(
             "run it with sudo, or once: sudo setcap \
-             cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep {}",
+             cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep {}",
             copy.display()
         ),
     );
@@ -73,7 +73,7 @@ fn with_file_capabilities_any_user_punches() {
     let directory = tempfile::tempdir().expect("a directory");
     let copy = copy_for_all(directory.path());
     let status = Command::new("setcap")
-        .arg("cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep")
+        .arg("cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep")
         .arg(&copy)
         .status();
     assert!(status.expect("setcap runs").success());
