@@ -16,6 +16,7 @@ setsid              util-linux    util-linux     util-linux     util-linux
 runuser             util-linux    util-linux     util-linux     util-linux
 flock               util-linux    util-linux     util-linux     util-linux
 cc                  gcc,libc6-dev gcc           gcc            build-base
+clang               clang,linux-libc-dev clang,kernel-headers clang,linux-api-headers clang,linux-headers
 ss                  iproute2      iproute        iproute2       iproute2-ss
 setcap              libcap2-bin   libcap         libcap         libcap
 ssh                 openssh-client openssh-clients openssh      openssh-client
@@ -86,6 +87,9 @@ missing_packages() {
 is_usable() {
     command -v "$1" >/dev/null || return 1
     case $1 in
+    # The eBPF programs are compiled against the kernel's headers.
+    clang) clang -target bpf -idirafter "/usr/include/$(uname -m)-linux-gnu" -x c -c -o /dev/null - \
+        <<<'#include <linux/bpf.h>' 2>/dev/null ;;
     # A compiler without a C library links nothing.
     cc) cc -x c -o /dev/null - <<<'int main(void) { return 0; }' 2>/dev/null ;;
     unshare) [[ $(unshare --help 2>&1) == *--kill-child* ]] ;;

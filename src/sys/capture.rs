@@ -27,10 +27,10 @@ pub struct Captured<'a> {
     /// Whether the transport checksum may be looked at: offload leaves it unfinished on packets
     /// that never crossed a wire, and has checked it on others.
     pub checksum: Checksum,
-    /// Whether neither this host's firewall nor its TCP sees the packet: it has been taken from
-    /// them. Packet sockets get copies.
+    /// This host's firewall and TCP do not see it; see [`super::Ebpf`].
     pub stolen: bool,
-    /// Where the kernel side has answered this SYN with its SYN-ACK: the timestamp value of that.
+    /// The kernel has answered it with a SYN-ACK with this timestamp value; see
+    /// [`super::Ebpf::arm`].
     pub answered: Option<u32>,
 }
 

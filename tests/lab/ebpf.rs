@@ -32,10 +32,11 @@ fn by_ebpf(punch: Punch) -> Punch {
 }
 
 /// Both ends by eBPF, suited otherwise.
-fn punch(pair: &Pair, ahead_ms: u64, suit: impl Fn(Punch) -> Punch) -> [Connection; 2] {
-    let at = in_ms(ahead_ms);
+fn punch(pair: &Pair, port: u16, suit: impl Fn(Punch) -> Punch) -> [Connection; 2] {
+    // A search's openers leave up to half a second before the instant.
+    let at = in_ms(900);
     let of = |punch| suit(by_ebpf(punch));
-    pair.connect(of(pair.punch_of_a(PORT, at)), of(pair.punch_of_b(PORT, at))).into()
+    pair.connect(of(pair.punch_of_a(port, at)), of(pair.punch_of_b(port, at))).into()
 }
 
 fn counts(report: &Report) -> Counts {
@@ -58,10 +59,9 @@ fn programs(host: &Host) -> usize {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn the_peers_syn_is_answered_in_the_kernel_and_the_report_says_so() {
     let pair = Pair::behind_nats(&[]);
-    for key in [None, Some(Key::from_bytes([7; 32]))] {
-        pair.network.flush_routers();
+    for (port, key) in [(PORT, None), (PORT + 10, Some(Key::from_bytes([7; 32])))] {
         let wire = [&pair.a, &pair.b].map(|end| Capture::start(&end.host, "eth0"));
-        let [a, b] = punch(&pair, 400, |punch| match &key {
+        let [a, b] = punch(&pair, port, |punch| match &key {
             Some(key) => punch.key(key.clone()),
             None => punch,
         });
@@ -95,7 +95,7 @@ fn no_reset_of_ours_leaves_during_a_search_or_after_it() {
     let pair = Pair::behind_nats(&["--nat-a", random, "--nat-b", random]);
     let model = || -> PortModel { "linux-random".parse().expect("a model") };
     let wires = [&pair.a, &pair.b].map(|end| Capture::start(&end.host, "eth0"));
-    let [a, b] = punch(&pair, 900, |punch| punch.models(model(), model()));
+    let [a, b] = punch(&pair, PORT, |punch| punch.models(model(), model()));
     let reports = [a.report.clone(), b.report.clone()];
     exchange_lines(&stream(a), &stream(b));
     for end in [&pair.a, &pair.b] {
@@ -193,7 +193,7 @@ fn a_host_that_tracks_connections_and_drops_what_it_does_not_know_is_punched_thr
         end.host.must("iptables -A INPUT -j DROP");
     }
     for round in 0..5 {
-        let [a, b] = punch(&pair, 400 + round, |punch| punch);
+        let [a, b] = punch(&pair, PORT + round, |punch| punch);
         for report in [&a.report, &b.report] {
             // Its tracking would have missed the answer.
             assert_eq!(counts(report).answered, 0);
