@@ -138,6 +138,13 @@ INLINE int segment(struct __sk_buff *skb, struct packet *packet)
 		count(COUNT_RELEASED);
 		return TC_ACT_UNSPEC;
 	}
+	/* Another connection between the two hosts, as with a server that lives beside the peer, or
+	 * the peer behind a router that maps ports otherwise. The guard keeps the kernel silent. */
+	if (!has_port(rule->remotes, tuple.peer_port)) {
+		if (!(syn.head.flags & TCP_RST) || (rule->flags & RULE_RESETS))
+			copy(skb, packet, 0);
+		return TC_ACT_UNSPEC;
+	}
 	if (syn.head.flags & TCP_RST) {
 		count(COUNT_RESETS);
 		if (rule->flags & RULE_RESETS) {
@@ -161,39 +168,39 @@ INLINE int segment(struct __sk_buff *skb, struct packet *packet)
 SECTION("classifier")
 int ingress(struct __sk_buff *skb)
 {
-	struct packet packet;
+	struct packet *packet = room_for_packet(0);
 
-	if (skb->pkt_type != PACKET_HOST || !read_packet(skb, &packet, 1, link_header))
+	if (!packet || skb->pkt_type != PACKET_HOST || !read_packet(skb, packet, 1, link_header))
 		return TC_ACT_UNSPEC;
-	if (packet.protocol == IPPROTO_TCP)
-		return segment(skb, &packet);
-	if (packet.is_ipv6 && packet.is_fragment && bpf_map_lookup_elem(&rules, &packet.ends)) {
+	if (packet->protocol == IPPROTO_TCP)
+		return segment(skb, packet);
+	if (packet->is_ipv6 && packet->is_fragment && bpf_map_lookup_elem(&rules, &packet->ends)) {
 		count(COUNT_FRAGMENTS);
 		return TC_ACT_UNSPEC;
 	}
-	if (packet.protocol == (packet.is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
-	    !packet.is_tagged)
-		return icmp(skb, &packet);
+	if (packet->protocol == (packet->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP) &&
+	    !packet->is_tagged)
+		return icmp(skb, packet);
 	return TC_ACT_UNSPEC;
 }
 
 SECTION("classifier")
 int egress(struct __sk_buff *skb)
 {
-	struct packet packet;
+	struct packet *packet = room_for_packet(1);
 	struct segment head;
 	struct tuple tuple;
 	struct rule *rule;
 	__u32 *exact;
 
-	if (!read_packet(skb, &packet, 0, link_header) || packet.protocol != IPPROTO_TCP ||
-	    packet.is_fragment || packet.is_tagged)
+	if (!packet || !read_packet(skb, packet, 0, link_header) || packet->protocol != IPPROTO_TCP ||
+	    packet->is_fragment || packet->is_tagged)
 		return TC_ACT_UNSPEC;
-	rule = bpf_map_lookup_elem(&rules, &packet.ends);
-	if (!rule || load(skb, packet.transport, &head, sizeof(head)) || !(head.flags & TCP_RST) ||
+	rule = bpf_map_lookup_elem(&rules, &packet->ends);
+	if (!rule || load(skb, packet->transport, &head, sizeof(head)) || !(head.flags & TCP_RST) ||
 	    !has_port(rule->locals, NTOHS(head.source)))
 		return TC_ACT_UNSPEC;
-	tuple.ends = packet.ends;
+	tuple.ends = packet->ends;
 	tuple.local_port = NTOHS(head.source);
 	tuple.peer_port = NTOHS(head.destination);
 	exact = bpf_map_lookup_elem(&tuples, &tuple);

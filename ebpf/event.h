@@ -4,11 +4,11 @@
 
 #include "packet.h"
 
-INLINE void describe(struct __sk_buff *skb, const struct packet *packet, struct event *event,
-		     __u32 captured, __u32 flags)
+INLINE void describe(struct __sk_buff *skb, __u32 length, struct event *event, __u32 captured,
+		     __u32 flags)
 {
 	event->at_ns = bpf_ktime_get_ns();
-	event->length = packet->length;
+	event->length = length;
 	event->captured = captured;
 	event->reply_tsval = 0;
 	/* Segments in one piece are offload's, which has judged the checksum or leaves it undone. */
@@ -18,58 +18,64 @@ INLINE void describe(struct __sk_buff *skb, const struct packet *packet, struct 
 }
 
 /* A slot of the ring with the packet in it, to be submitted; NULL where the ring is full. */
-INLINE struct small_event *take_small(struct __sk_buff *skb, const struct packet *packet,
-				      __u32 flags)
+INLINE struct small_event *take_small(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
 {
 	struct small_event *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
-	__u32 length = packet->length;
+	__u32 captured = length;
 
 	if (!slot)
 		return 0;
-	if (length > SMALL_PACKET)
-		length = SMALL_PACKET;
-	describe(skb, packet, &slot->event, length, flags);
-	if (!length || load(skb, packet->start, slot->packet, length))
+	if (captured > SMALL_PACKET)
+		captured = SMALL_PACKET;
+	describe(skb, length, &slot->event, captured, flags);
+	if (!captured || load(skb, start, slot->packet, captured))
 		slot->event.captured = 0;
 	return slot;
 }
 
-INLINE void copy_large(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
+INLINE void copy_large(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
 {
-	__u32 key = 0, length = packet->length;
+	__u32 key = 0, captured = length;
 	struct large_event *large = bpf_map_lookup_elem(&scratch, &key);
 
 	if (!large)
 		return;
-	if (length > LARGE_PACKET) {
-		length = LARGE_PACKET;
+	if (captured > LARGE_PACKET) {
+		captured = LARGE_PACKET;
 		flags |= EVENT_CUT;
 		count(COUNT_CUT);
 	}
-	describe(skb, packet, &large->event, length, flags);
-	if (!length || load(skb, packet->start, large->packet, length))
+	describe(skb, length, &large->event, captured, flags);
+	if (!captured || load(skb, start, large->packet, captured))
 		return;
-	if (bpf_ringbuf_output(&events, large, sizeof(large->event) + length, 0))
+	if (bpf_ringbuf_output(&events, large, sizeof(large->event) + captured, 0))
 		count(COUNT_LOST);
 	else
 		count(COUNT_COPIED);
 }
 
-INLINE void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
+/* Likewise verified once. */
+__attribute__((noinline)) int show(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
 {
 	struct small_event *slot;
 
-	if (packet->length > SMALL_PACKET) {
-		copy_large(skb, packet, flags);
-		return;
+	if (length > SMALL_PACKET) {
+		copy_large(skb, start, length, flags);
+		return 0;
 	}
-	slot = take_small(skb, packet, flags);
+	slot = take_small(skb, start, length, flags);
 	if (!slot) {
 		count(COUNT_LOST);
-		return;
+		return 0;
 	}
 	bpf_ringbuf_submit(slot, 0);
 	count(COUNT_COPIED);
+	return 0;
+}
+
+INLINE void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
+{
+	show(skb, packet->start, packet->length, flags);
 }
 
 #endif

@@ -79,9 +79,10 @@ pub struct Watch {
     pub local: IpAddr,
     /// The peer's address, as we reach it.
     pub peer: IpAddr,
-    /// Our ports: everything from the peer to one of them is the attempt's.
+    /// Our ports.
     pub locals: Vec<u16>,
-    /// The peer's ports on which its SYNs are answered, where they are answered everywhere.
+    /// The peer's: everything from one of them to one of ours is the attempt's. What comes from
+    /// another is shown, and left to the host.
     pub remotes: Vec<u16>,
     /// A search of many tuples, which wants no resets, and no ICMP but what answers echo requests.
     pub search: bool,
@@ -265,7 +266,9 @@ impl Ebpf {
                 false
             }
         };
-        let mut expected = [0; abi::MOST_EXPECTED];
+        // What is left over repeats the first.
+        let mut expected =
+            [reply.expected_irs.first().map_or(0, |first| first.0); abi::MOST_EXPECTED];
         for (slot, Seq(number)) in expected.iter_mut().zip(&reply.expected_irs) {
             *slot = *number;
         }
