@@ -122,9 +122,9 @@ INLINE long swap_link_addresses(struct __sk_buff *skb)
  * pseudo header stays too; the header's own change goes into the checksum by its difference, which
  * is right for packets whose checksum is finished and for those that a device still has to finish. */
 INLINE long turn_round(struct __sk_buff *skb, const struct packet *packet, struct syn *syn,
-		       const struct reply *reply, __u32 tsval, __u32 link_header)
+		       const struct reply *reply, __u32 tsval, __u64 link_header)
 {
-	__u32 transport = link_header + packet->transport;
+	__u64 transport = link_header + packet->transport;
 	struct syn answer = {};
 	__s64 change;
 
@@ -172,7 +172,7 @@ INLINE long turn_round(struct __sk_buff *skb, const struct packet *packet, struc
 
 /* What is left to do with the packet: TC_ACT_REDIRECT if it is answered. */
 INLINE int answer_syn(struct __sk_buff *skb, const struct packet *packet, struct syn *syn,
-		  const struct reply *reply, __u32 link_header)
+		  const struct reply *reply, __u64 link_header)
 {
 	struct small_event *slot = take_small(skb, packet->start, packet->length, EVENT_STOLEN);
 	__u32 tsval;

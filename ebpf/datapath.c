@@ -2,8 +2,9 @@
  * reset of this host's leaves for it. See docs/EBPF.md. */
 #include "answer.h"
 
-/* Bytes before the network header: 14 on Ethernet, 0 on devices without a link-layer header. */
-volatile const __u32 link_header = ETH_HLEN;
+/* Bytes before the network header: 14 on Ethernet, 0 on devices without a link-layer header.
+ * 64 bits: without CAP_PERFMON the verifier lets no half of a slot be spilt over a pointer. */
+volatile const __u64 link_header = ETH_HLEN;
 
 /* With a key, so many segments of strangers are shown to the engine. */
 #define STRANGERS_SHOWN 64

@@ -1,5 +1,6 @@
 //! What one attempt is asked to do.
 
+use super::stock::Stock;
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies, Strategy};
 use crate::wire::{Tuple, WallTime};
@@ -52,6 +53,7 @@ pub struct Punch {
     pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) common_clock: bool,
     pub(crate) datapath: Datapath,
+    pub(super) stock: Option<Stock>,
     pub(crate) pcap: Option<File>,
     pub(crate) interrupt: Option<OwnedFd>,
 }
@@ -88,6 +90,7 @@ impl Punch {
             usual_hop_limit: None,
             common_clock: false,
             datapath: Datapath::Auto,
+            stock: None,
             pcap: None,
             interrupt: None,
         }
@@ -207,6 +210,12 @@ impl Punch {
     /// How packets are caught; default: by the best way that works here.
     pub fn datapath(mut self, datapath: Datapath) -> Self {
         self.datapath = datapath;
+        self
+    }
+
+    /// With programs that are loaded already.
+    pub(super) fn stock(mut self, stock: Option<Stock>) -> Self {
+        self.stock = stock;
         self
     }
 

@@ -15,6 +15,7 @@ pub use error::{MeetError, MeetFailure};
 pub use server_clock::server_clock;
 
 use super::config::{Datapath, Opener};
+use super::stock::Stock;
 use super::{Connection, PortMapping, Progress};
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
@@ -45,6 +46,8 @@ pub struct Meet {
     opener: Opener,
     opener_lead: Option<Duration>,
     datapath: Datapath,
+    /// Programs that are loaded while the peer is awaited.
+    stock: Option<Stock>,
     pcap: Option<File>,
     proof: bool,
     allowed: Option<Vec<PublicKey>>,
@@ -105,6 +108,7 @@ impl Meet {
             opener: Opener::Auto,
             opener_lead: None,
             datapath: Datapath::Auto,
+            stock: None,
             pcap: None,
             proof: true,
             allowed: None,
@@ -214,6 +218,9 @@ impl Meet {
     /// [`MeetFailure`].
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
+        if self.datapath != Datapath::Packet {
+            self.stock = Some(Stock::fill(route.interface_index));
+        }
         let line = self.connect(route.local_ip)?;
         let around = Surroundings::explore(line.local()?, self.server, &self.stun)?;
         Meeting::new(self, line, around)?.run(progress)

@@ -17,6 +17,7 @@ mod recorder;
 pub mod report;
 mod run;
 pub mod serve;
+mod stock;
 mod stream;
 mod survey;
 mod tap;

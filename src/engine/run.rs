@@ -65,6 +65,7 @@ impl Punch {
         let (interface, peer) = (route.interface_index, self.peer.ip());
         let tap = Tap::open(
             self.datapath,
+            self.stock.as_ref(),
             &Watch {
                 interface,
                 local: route.local_ip,

@@ -3,6 +3,7 @@
 use super::config::Datapath;
 use super::error::PunchError;
 use super::report::DatapathReport;
+use super::stock::Stock;
 use crate::sys::ebpf::{Ebpf, Reply, Watch};
 use crate::sys::{CallFailed, Capture, Captured};
 use crate::wire::{Tuple, WallTime};
@@ -38,12 +39,20 @@ impl Tap {
     ///
     /// # Errors
     /// Why this datapath cannot be used here, of one that was asked for.
-    pub(super) fn open(datapath: Datapath, watch: &Watch) -> Result<Self, PunchError> {
+    pub(super) fn open(
+        datapath: Datapath,
+        stock: Option<&Stock>,
+        watch: &Watch,
+    ) -> Result<Self, PunchError> {
+        let ebpf = || match stock.and_then(Stock::take) {
+            Some(loaded) => loaded.hang(watch),
+            None => Ebpf::new(watch),
+        };
         let asked = || "as asked".to_owned();
         let (ebpf, why) = match datapath {
             Datapath::Packet => (None, asked()),
-            Datapath::Ebpf => (Some(Ebpf::new(watch)?), asked()),
-            Datapath::Auto => match Ebpf::new(watch) {
+            Datapath::Ebpf => (Some(ebpf()?), asked()),
+            Datapath::Auto => match ebpf() {
                 Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
                 Err(error) => {
                     // Who punches again and again is told once.

@@ -53,6 +53,8 @@ pub struct Ebpf {
     programs: aya::Ebpf,
     keeper: Option<keeper::Keeper>,
     hook: Option<Hook>,
+    /// Bytes before the IP header, for which the programs were loaded.
+    link_header: u32,
     rules: HashMap<MapData, Ends, Rule>,
     tuples: HashMap<MapData, ExactTuple, u32>,
     reply: Array<MapData, abi::Reply>,
@@ -152,19 +154,55 @@ impl Ebpf {
         let name = hook::name(watch.interface)?;
         let link_header = link_header(&name).map_err(EbpfError::Call)?;
         let mut ebpf = Self::load(watch, link_header)?;
-        let (hook, keeper) = Hook::attach(&mut ebpf.programs, watch.interface, wanted)?;
-        tracing::debug!(interface = name, ?hook, "eBPF datapath");
-        (ebpf.hook, ebpf.keeper) = (Some(hook), keeper);
+        ebpf.attach(watch, &name, wanted)?;
         Ok(ebpf)
+    }
+
+    /// Loads the programs for this interface and hangs them nowhere yet: that takes the kernel tens
+    /// of milliseconds, which there may be before it is known what is to be caught.
+    ///
+    /// # Errors
+    /// [`EbpfError`].
+    pub fn ahead(interface: u32) -> Result<Self, EbpfError> {
+        let link_header = link_header(&hook::name(interface)?).map_err(EbpfError::Call)?;
+        Self::loaded(link_header, RING)
+    }
+
+    /// As [`Ebpf::new`], with what was loaded ahead where that suits.
+    ///
+    /// # Errors
+    /// [`EbpfError`]; nothing stays behind.
+    pub fn hang(mut self, watch: &Watch) -> Result<Self, EbpfError> {
+        let name = hook::name(watch.interface)?;
+        if watch.search || link_header(&name).map_err(EbpfError::Call)? != self.link_header {
+            return Self::new(watch);
+        }
+        self.watch(watch)?;
+        self.attach(watch, &name, None)?;
+        Ok(self)
+    }
+
+    fn attach(&mut self, watch: &Watch, name: &str, wanted: Option<Hook>) -> Result<(), EbpfError> {
+        let (hook, keeper) = Hook::attach(&mut self.programs, watch.interface, wanted)?;
+        tracing::debug!(interface = name, ?hook, "eBPF datapath");
+        (self.hook, self.keeper) = (Some(hook), keeper);
+        Ok(())
     }
 
     /// Loads the programs and fills their maps.
     fn load(watch: &Watch, link_header: u32) -> Result<Self, EbpfError> {
+        let ring = if watch.search { SEARCH_RING } else { RING };
+        let mut ebpf = Self::loaded(link_header, ring)?;
+        ebpf.watch(watch)?;
+        Ok(ebpf)
+    }
+
+    fn loaded(link_header: u32, ring: u32) -> Result<Self, EbpfError> {
         Self::available()?;
         raise_memory_limit();
         let mut programs = EbpfLoader::new()
-            .override_global("link_header", &link_header, true)
-            .map_max_entries("events", if watch.search { SEARCH_RING } else { RING })
+            .override_global("link_header", &u64::from(link_header), true)
+            .map_max_entries("events", ring)
             .load(OBJECT)?;
         for name in ["ingress", "egress"] {
             hook::program(&mut programs, name)?.load()?;
@@ -173,15 +211,8 @@ impl Ebpf {
             let missing = || EbpfError::Object(format!("it has no map {name}"));
             programs.take_map(name).ok_or_else(missing)
         };
-        let ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
-        let wanted =
-            if watch.search { Rule::PROBES } else { Rule::RESETS | Rule::PROBES | Rule::ERRORS };
-        let rule = Box::new(Rule {
-            flags: wanted,
-            locals: abi::port_set(&watch.locals),
-            remotes: abi::port_set(&watch.remotes),
-        });
-        let mut ebpf = Self {
+        let nobody = abi::mapped(std::net::Ipv4Addr::UNSPECIFIED.into());
+        Ok(Self {
             rules: map("rules")?.try_into()?,
             tuples: map("tuples")?.try_into()?,
             reply: map("reply")?.try_into()?,
@@ -191,17 +222,35 @@ impl Ebpf {
             programs,
             keeper: None,
             hook: None,
-            ends,
-            rule,
-            search: watch.search,
+            link_header,
+            ends: Ends { local: nobody, peer: nobody },
+            rule: Box::new(Rule {
+                flags: 0,
+                locals: abi::port_set(&[]),
+                remotes: abi::port_set(&[]),
+            }),
+            search: false,
             answering: Vec::new(),
             buffer: Vec::new(),
             wall_offset_ns: 0,
             offset_holds_ns: 0,
+        })
+    }
+
+    fn watch(&mut self, watch: &Watch) -> Result<(), EbpfError> {
+        let wanted = match watch.search {
+            true => Rule::PROBES,
+            false => Rule::RESETS | Rule::PROBES | Rule::ERRORS,
         };
-        ebpf.look_for_tracking();
-        ebpf.write_rule()?;
-        Ok(ebpf)
+        self.search = watch.search;
+        self.ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
+        *self.rule = Rule {
+            flags: wanted,
+            locals: abi::port_set(&watch.locals),
+            remotes: abi::port_set(&watch.remotes),
+        };
+        self.look_for_tracking();
+        Ok(self.write_rule()?)
     }
 
     /// By what it is hung in.
@@ -367,7 +416,7 @@ impl Ebpf {
     }
 
     fn write_rule(&mut self) -> Result<(), CallFailed> {
-        self.rules.insert(self.ends, &*self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
+        self.rules.insert(self.ends, *self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
     }
 
     fn set_reply(&mut self, how: abi::Reply) -> Result<(), CallFailed> {

@@ -13,6 +13,7 @@ mod end;
 mod firing;
 mod handover;
 mod job;
+mod leaks;
 mod loss;
 mod machine;
 mod meetings;
@@ -20,6 +21,7 @@ mod output;
 mod pair;
 mod peer;
 mod ports;
+mod reply;
 mod retransmissions;
 mod sample;
 mod searches;
@@ -63,10 +65,12 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 20] = [
+const FIGURES: [(&str, Measurement); 22] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
+    ("reply", reply::measure),
+    ("leaks", leaks::measure),
     ("retransmissions", retransmissions::measure),
     ("throughput", throughput::measure),
     ("skew", skew::measure),

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::loaded_maps;
 use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
@@ -15,15 +15,16 @@ use nix::unistd::Pid;
 use tcp_punch::engine::{Datapath, Report};
 use tcp_punch::nat::PortModel;
 use tcp_punch::punch::Key;
+use tcp_punch::sys::Dial;
 use tcp_punch::sys::ebpf::Counts;
 use tcp_punch::wire::Segment;
 use tcp_punch::{Connection, Punch};
 
 use crate::capture::Capture;
 use crate::network::Host;
-use crate::pair::{Pair, eventually, exchange_lines, in_ms, stream};
+use crate::pair::{Pair, both, eventually, exchange_lines, in_ms, stream};
 use crate::program::{Program, START_UP_MS};
-use crate::trace::segments;
+use crate::trace::{is_full_syn_from, segments};
 
 const PORT: u16 = 40000;
 
@@ -202,4 +203,39 @@ fn a_host_that_tracks_connections_and_drops_what_it_does_not_know_is_punched_thr
         exchange_lines(&a, &b);
         bulk_both_ways(&a, &b);
     }
+}
+
+/// A server may live at the peer's address, and the connection to it has the punch's own port.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn another_connection_between_the_two_hosts_goes_on_during_the_punch() {
+    let pair = Pair::on_one_lan();
+    let patience = Duration::from_secs(3);
+    let listener = pair.b.host.run(|| TcpListener::bind(pair.b.at(3478))).expect("a free port");
+    let mut near = pair.a.host.run(|| Dial::new(pair.a.at(PORT), pair.b.at(3478))).expect("made");
+    eventually("it is connected", || near.is_connected().expect("it is listened on"));
+    let (far, _) = listener.accept().expect("it came");
+    far.set_read_timeout(Some(patience)).expect("a valid timeout");
+    let wire = Capture::start(&pair.a.host, "eth0");
+    let punch = by_ebpf(pair.punch_of_a(PORT, in_ms(300))).timeout(patience);
+    let (punched, took) = both(
+        || pair.a.run(punch),
+        || {
+            wire.first(is_full_syn_from(pair.a.ip));
+            let began = Instant::now();
+            (&far).write_all(b"from afar").expect("sent");
+            let mut heard = Vec::new();
+            eventually("what was sent from afar", || {
+                let mut piece = [0; 64];
+                let length = near.read(&mut piece).unwrap_or(0);
+                heard.extend_from_slice(&piece[..length]);
+                heard == b"from afar"
+            });
+            near.write_all(b"and back").expect("sent");
+            (&far).read_exact(&mut [0; 8]).expect("received");
+            began.elapsed()
+        },
+    );
+    assert!(punched.is_err(), "nobody is there");
+    assert!(took < patience / 3, "{took:?}: it came by repetition");
 }

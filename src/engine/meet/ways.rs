@@ -99,7 +99,8 @@ pub(super) fn attempts(
             .budget(agreement.budget)
             .opener(opener)
             .opener_lead(lead)
-            .datapath(meet.datapath);
+            .datapath(meet.datapath)
+            .stock(meet.stock.clone());
         if !(is_known(&ours) && is_known(&theirs)) {
             punch = punch.models(ours.model, theirs.model);
         }
