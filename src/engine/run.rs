@@ -66,6 +66,7 @@ impl Punch {
         let tap = Tap::open(
             self.datapath,
             self.stock.as_ref(),
+            now.until(self.at),
             &Watch {
                 interface,
                 local: route.local_ip,

@@ -9,6 +9,7 @@ use crate::sys::{CallFailed, Capture, Captured};
 use crate::wire::{Tuple, WallTime};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Once;
+use std::time::Duration;
 
 /// Catches the packets of one punch.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ pub(super) struct Answered {
     pub(super) at: WallTime,
 }
 
+/// Loading and hanging in takes the kernel 30 ms, several times that where it is busy; and a late
+/// SYN is worse than a late SYN-ACK.
+const LOADING: Duration = Duration::from_millis(150);
+
 impl Tap {
     /// Begins to listen.
     ///
@@ -42,6 +47,7 @@ impl Tap {
     pub(super) fn open(
         datapath: Datapath,
         stock: Option<&Stock>,
+        ahead: Duration,
         watch: &Watch,
     ) -> Result<Self, PunchError> {
         let ebpf = || match stock.and_then(Stock::take) {
@@ -52,6 +58,9 @@ impl Tap {
         let (ebpf, why) = match datapath {
             Datapath::Packet => (None, asked()),
             Datapath::Ebpf => (Some(ebpf()?), asked()),
+            Datapath::Auto if stock.is_none() && ahead < LOADING => {
+                (None, "the instant is too near to load programs".into())
+            }
             Datapath::Auto => match ebpf() {
                 Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
                 Err(error) => {

@@ -71,7 +71,9 @@ fn searches(way: Way) -> Result<Tally, Box<dyn Error>> {
         let options = ["--delay", "10ms", "--nat-a", kind, "--nat-b", kind, "--seed", &seed];
         let network = Network::up(options);
         let routers = [network.router_a(), network.router_b()];
-        routers.each_ref().map(|router| router.must(&format!("iptables -t raw -A {RESETS}")));
+        for router in &routers {
+            router.must(&format!("iptables -t raw -A {RESETS}"));
+        }
         let at_ns = clock::now().after(NOTICE).unix_ns();
         let port = fresh_port();
         let job = |peer: &str, then| -> Result<Job, Box<dyn Error>> {

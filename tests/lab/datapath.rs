@@ -1,6 +1,7 @@
 //! The datapath with which the tests punch: testbed.sh runs them all once with each.
 
 use std::env;
+use std::time::Duration;
 
 use tcp_punch::Punch;
 use tcp_punch::engine::Datapath;
@@ -26,6 +27,11 @@ pub(crate) fn options() -> Vec<String> {
 /// What the report says: the name, if it is settled.
 pub(crate) fn name() -> Option<String> {
     env::var(VARIABLE).ok().filter(|name| !name.is_empty())
+}
+
+/// What opening it takes at most: the kernel verifies programs, on a busy machine slowly.
+pub(crate) fn opening() -> Duration {
+    Duration::from_millis(if datapath() == Datapath::Ebpf { 250 } else { 0 })
 }
 
 /// A punch of the test's.

@@ -10,7 +10,7 @@ use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 use tcp_punch::{Connection, Punch};
 
-use crate::datapath::with_it;
+use crate::datapath::{opening, with_it};
 use crate::network::{Host, Network, PATIENCE};
 
 /// The hosts of one network. Both ends use one port number, as users of port-preserving routers do.
@@ -132,9 +132,9 @@ fn outcome(result: &Result<Connection, Failure>) -> String {
     verdict + &events.collect::<String>()
 }
 
-/// So many milliseconds from now.
+/// So many milliseconds from when a datapath can have been opened.
 pub(crate) fn in_ms(ms: u64) -> WallTime {
-    clock::now().after(Duration::from_millis(ms))
+    clock::now().after(opening() + Duration::from_millis(ms))
 }
 
 /// Does two things at once.
