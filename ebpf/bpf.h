@@ -8,6 +8,7 @@
 
 #define SECTION(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+#define FUNCTION static __attribute__((noinline))
 
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, value) typeof(value) *name

@@ -55,7 +55,7 @@ INLINE void copy_large(struct __sk_buff *skb, const struct packet *packet, __u32
 		count(COUNT_COPIED);
 }
 
-INLINE void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
+FUNCTION void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
 {
 	struct small_event *slot;
 

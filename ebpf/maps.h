@@ -58,7 +58,7 @@ struct {
 	TYPE(value, __u64);
 } counts SECTION(".maps");
 
-INLINE void count(enum count which)
+FUNCTION void count(enum count which)
 {
 	__u32 key = which;
 	__u64 *value = bpf_map_lookup_elem(&counts, &key);
