@@ -22,21 +22,25 @@ INLINE struct small_event *take_small(struct __sk_buff *skb, const struct packet
 				      __u32 flags)
 {
 	struct small_event *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
-	__u32 length = packet->length;
+	__u64 length = packet->length;
 
 	if (!slot)
 		return 0;
+	FORGET(length);
 	if (length > SMALL_PACKET)
 		length = SMALL_PACKET;
 	describe(skb, packet, &slot->event, length, flags);
-	if (!length || load(skb, packet->start, slot->packet, length))
+	FORGET(length);
+	if (length < 1 || length > SMALL_PACKET ||
+	    load(skb, packet->start, slot->packet, length))
 		slot->event.captured = 0;
 	return slot;
 }
 
 INLINE void copy_large(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
 {
-	__u32 key = 0, length = packet->length;
+	__u32 key = 0;
+	__u64 length = packet->length;
 	struct large_event *large = bpf_map_lookup_elem(&scratch, &key);
 
 	if (!large)
@@ -47,7 +51,9 @@ INLINE void copy_large(struct __sk_buff *skb, const struct packet *packet, __u32
 		count(COUNT_CUT);
 	}
 	describe(skb, packet, &large->event, length, flags);
-	if (!length || load(skb, packet->start, large->packet, length))
+	FORGET(length);
+	if (length < 1 || length > LARGE_PACKET ||
+	    load(skb, packet->start, large->packet, length))
 		return;
 	if (bpf_ringbuf_output(&events, large, sizeof(large->event) + length, 0))
 		count(COUNT_LOST);

@@ -265,7 +265,8 @@ impl Ebpf {
                 false
             }
         };
-        let mut expected = [0; abi::MOST_EXPECTED];
+        let first = reply.expected_irs.first().map_or(0, |number| number.0);
+        let mut expected = [first; abi::MOST_EXPECTED];
         for (slot, Seq(number)) in expected.iter_mut().zip(&reply.expected_irs) {
             *slot = *number;
         }

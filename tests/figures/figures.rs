@@ -9,6 +9,7 @@ mod capacity;
 mod chance;
 mod clock;
 mod connecting;
+mod ebpf;
 mod end;
 mod firing;
 mod handover;
@@ -63,7 +64,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 20] = [
+const FIGURES: [(&str, Measurement); 22] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -72,6 +73,8 @@ const FIGURES: [(&str, Measurement); 20] = [
     ("skew", skew::measure),
     ("series", series::measure),
     ("spray", spray::measure),
+    ("ebpf-cost", ebpf::cost),
+    ("ebpf-rate", ebpf::rate),
     ("strategies", strategies::measure),
     ("ports", ports::measure),
     ("sequential", ports::sequential),

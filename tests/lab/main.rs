@@ -11,6 +11,7 @@ mod capture;
 mod connects;
 mod destinations;
 mod early;
+mod ebpf;
 mod expose;
 mod hand_over;
 mod interrupted;
