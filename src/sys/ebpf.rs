@@ -149,7 +149,10 @@ impl Ebpf {
 
     fn at(watch: &Watch, wanted: Option<Hook>) -> Result<Self, EbpfError> {
         let name = hook::name(watch.interface)?;
-        let link_header = link_header(&name).map_err(EbpfError::Call)?;
+        let link_header = link_header(&name).map_err(|failed| match failed.errno {
+            Errno::ENODEV => EbpfError::NoInterface(watch.interface),
+            _ => EbpfError::Call(failed),
+        })?;
         let mut ebpf = Self::load(watch, link_header)?;
         let (hook, keeper) = Hook::attach(&mut ebpf.programs, watch.interface, wanted)?;
         tracing::debug!(interface = name, ?hook, "eBPF datapath");

@@ -45,8 +45,9 @@ pub(crate) fn cost() -> Result<Measured, Box<dyn Error>> {
         // Whoever comes second may find a warmer or a busier machine.
         for attached in [run % 2 == 0, run % 2 != 0] {
             let ebpf = attached.then(|| veth.far.run(|| Ok(Ebpf::new(&watch()?)?)));
-            let ebpf: Option<Ebpf> =
-                ebpf.transpose().map_err(|error: Box<dyn Error + Send + Sync>| error.to_string())?;
+            let ebpf: Option<Ebpf> = ebpf
+                .transpose()
+                .map_err(|error: Box<dyn Error + Send + Sync>| error.to_string())?;
             if attached { &mut with } else { &mut without }.push(carried(&veth)?);
             drop(ebpf);
         }
