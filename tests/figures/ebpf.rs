@@ -69,8 +69,8 @@ pub(crate) fn cost() -> Result<Measured, Box<dyn Error>> {
             met: ratio >= 0.98,
         }],
         samples: vec![
-            with.summary("iperf3, eBPF datapath attached".into(), "Gbit/s"),
-            without.summary("iperf3, nothing attached".into(), "Gbit/s"),
+            with.summary("iperf3, eBPF datapath attached", "Gbit/s"),
+            without.summary("iperf3, nothing attached", "Gbit/s"),
         ],
         notes: vec![format!(
             "cost of the eBPF datapath: {COST_RUNS} runs of {COST_SECONDS} s of iperf3 of each \
@@ -128,8 +128,8 @@ pub(crate) fn rate() -> Result<Measured, Box<dyn Error>> {
             met: lost == 0 && ours >= 500_f64.min(senders),
         }],
         samples: vec![
-            taken.summary("SYNs taken in".into(), "kpps"),
-            sent.summary("SYNs sent, far end drops early".into(), "kpps"),
+            taken.summary("SYNs taken in", "kpps"),
+            sent.summary("SYNs sent, far end drops early", "kpps"),
         ],
         notes: vec![format!(
             "SYNs taken in: {RATE_RUNS} sprays of {} tuples over one veth pair, by the programs' \
