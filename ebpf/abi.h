@@ -56,7 +56,7 @@ struct reply {
 	__s64 wall_offset_ns;
 	__u32 armed;
 	__u32 iss;
-	/* The first of them again where they are fewer. */
+	/* Any slot that is left over repeats another one. */
 	__u32 expected[MOST_EXPECTED];
 	/* 0: no key, any number is expected. */
 	__u32 expected_count;

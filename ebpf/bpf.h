@@ -8,6 +8,10 @@
 
 #define SECTION(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+#define FUNCTION static __attribute__((noinline))
+
+/* What the compiler knows of a value it forgets: it is to test the very register that is used. */
+#define FORGET(value) asm volatile("" : "+r"(value))
 
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, value) typeof(value) *name

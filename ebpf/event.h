@@ -4,11 +4,11 @@
 
 #include "packet.h"
 
-INLINE void describe(struct __sk_buff *skb, __u32 length, struct event *event, __u32 captured,
-		     __u32 flags)
+INLINE void describe(struct __sk_buff *skb, const struct packet *packet, struct event *event,
+		     __u32 captured, __u32 flags)
 {
 	event->at_ns = bpf_ktime_get_ns();
-	event->length = length;
+	event->length = packet->length;
 	event->captured = captured;
 	event->reply_tsval = 0;
 	/* Segments in one piece are offload's, which has judged the checksum or leaves it undone. */
@@ -18,64 +18,64 @@ INLINE void describe(struct __sk_buff *skb, __u32 length, struct event *event, _
 }
 
 /* A slot of the ring with the packet in it, to be submitted; NULL where the ring is full. */
-INLINE struct small_event *take_small(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
+INLINE struct small_event *take_small(struct __sk_buff *skb, const struct packet *packet,
+				      __u32 flags)
 {
 	struct small_event *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
-	__u32 captured = length;
+	__u64 length = packet->length;
 
 	if (!slot)
 		return 0;
-	if (captured > SMALL_PACKET)
-		captured = SMALL_PACKET;
-	describe(skb, length, &slot->event, captured, flags);
-	if (!captured || load(skb, start, slot->packet, captured))
+	FORGET(length);
+	if (length > SMALL_PACKET)
+		length = SMALL_PACKET;
+	describe(skb, packet, &slot->event, length, flags);
+	FORGET(length);
+	if (length < 1 || length > SMALL_PACKET ||
+	    load(skb, packet->start, slot->packet, length))
 		slot->event.captured = 0;
 	return slot;
 }
 
-INLINE void copy_large(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
+INLINE void copy_large(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
 {
-	__u32 key = 0, captured = length;
+	__u32 key = 0;
+	__u64 length = packet->length;
 	struct large_event *large = bpf_map_lookup_elem(&scratch, &key);
 
 	if (!large)
 		return;
-	if (captured > LARGE_PACKET) {
-		captured = LARGE_PACKET;
+	if (length > LARGE_PACKET) {
+		length = LARGE_PACKET;
 		flags |= EVENT_CUT;
 		count(COUNT_CUT);
 	}
-	describe(skb, length, &large->event, captured, flags);
-	if (!captured || load(skb, start, large->packet, captured))
+	describe(skb, packet, &large->event, length, flags);
+	FORGET(length);
+	if (length < 1 || length > LARGE_PACKET ||
+	    load(skb, packet->start, large->packet, length))
 		return;
-	if (bpf_ringbuf_output(&events, large, sizeof(large->event) + captured, 0))
+	if (bpf_ringbuf_output(&events, large, sizeof(large->event) + length, 0))
 		count(COUNT_LOST);
 	else
 		count(COUNT_COPIED);
 }
 
-/* Likewise verified once. */
-__attribute__((noinline)) int show(struct __sk_buff *skb, __u32 start, __u32 length, __u32 flags)
+FUNCTION void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
 {
 	struct small_event *slot;
 
-	if (length > SMALL_PACKET) {
-		copy_large(skb, start, length, flags);
-		return 0;
+	if (packet->length > SMALL_PACKET) {
+		copy_large(skb, packet, flags);
+		return;
 	}
-	slot = take_small(skb, start, length, flags);
+	slot = take_small(skb, packet, flags);
 	if (!slot) {
 		count(COUNT_LOST);
-		return 0;
+		return;
 	}
 	bpf_ringbuf_submit(slot, 0);
 	count(COUNT_COPIED);
-	return 0;
-}
-
-INLINE void copy(struct __sk_buff *skb, const struct packet *packet, __u32 flags)
-{
-	show(skb, packet->start, packet->length, flags);
 }
 
 #endif

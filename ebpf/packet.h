@@ -47,20 +47,6 @@ struct packet {
 	__u8 is_tagged;
 };
 
-/* What comes in, and what leaves. In a map, and not on the stack: the verifier keeps no book of what
- * is in a map, so that the ways through read_packet() become one again behind it. */
-struct {
-	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	UINT(max_entries, 2);
-	TYPE(key, __u32);
-	TYPE(value, struct packet);
-} packets SECTION(".maps");
-
-INLINE struct packet *room_for_packet(__u32 leaves)
-{
-	return bpf_map_lookup_elem(&packets, &leaves);
-}
-
 INLINE long load(struct __sk_buff *skb, __u32 offset, void *to, __u32 length)
 {
 	return bpf_skb_load_bytes_relative(skb, offset, to, length, BPF_HDR_START_NET);

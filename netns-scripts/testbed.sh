@@ -62,6 +62,7 @@ run_bench() {
     find_caller
     install_missing
     ! measures spray "$@" || install_missing scanners
+    ! measures ebpf-cost "$@" || install_missing carriers
     ! measures clock "$@" || install_missing clocks
     build_product
     build_bench figures

@@ -18,7 +18,7 @@ run_checks() {
     check tests cargo test "${profile[@]}" --lib --bins --examples "${test_targets[@]/#/--test=}"
     check docs cargo rustdoc --quiet "${profile[@]}" --lib -- -D warnings
     check doctests cargo test "${profile[@]}" --doc
-    check_lab packet --skip ebpf:: "$@"
+    check_lab packet --skip ebpf:: --skip in_kernel:: "$@"
     # In a user namespace nobody may load a program.
     ! is_root || check_lab ebpf "$@"
     summary

@@ -50,6 +50,14 @@ hping3              hping3        hping3         hping          hping3
 END
 }
 
+# What the figure of the eBPF datapath's cost is measured with.
+carriers() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+iperf3              iperf3        iperf3         iperf3         iperf3
+END
+}
+
 # What the figure of the clock sets the server's clock off by.
 clocks() {
     cat <<'END'
@@ -136,7 +144,7 @@ install_packages() {
 # What comes as a service with a package.
 services() {
     case $1 in
-    coturn | nats-server) echo "$1" ;;
+    coturn | iperf3 | nats-server) echo "$1" ;;
     erlang-p1-stun) echo epmd.socket epmd.service ;;
     esac
 }

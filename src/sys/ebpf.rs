@@ -72,6 +72,24 @@ pub struct Ebpf {
     offset_holds_ns: u64,
 }
 
+/// An interface.
+struct Link {
+    name: String,
+    /// Bytes before the IP header.
+    header: u32,
+}
+
+impl Link {
+    fn of(interface: u32) -> Result<Self, EbpfError> {
+        let name = hook::name(interface)?;
+        let header = link_header(&name).map_err(|failed| match failed.errno {
+            Errno::ENODEV => EbpfError::NoInterface(interface),
+            _ => EbpfError::Call(failed),
+        })?;
+        Ok(Self { name, header })
+    }
+}
+
 /// What is to be caught, and where.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -150,22 +168,13 @@ impl Ebpf {
         Self::at(watch, Some(hook))
     }
 
-    fn at(watch: &Watch, wanted: Option<Hook>) -> Result<Self, EbpfError> {
-        let name = hook::name(watch.interface)?;
-        let link_header = link_header(&name).map_err(EbpfError::Call)?;
-        let mut ebpf = Self::load(watch, link_header)?;
-        ebpf.attach(watch, &name, wanted)?;
-        Ok(ebpf)
-    }
-
     /// Loads the programs for this interface and hangs them nowhere yet: that takes the kernel tens
     /// of milliseconds, which there may be before it is known what is to be caught.
     ///
     /// # Errors
     /// [`EbpfError`].
     pub fn ahead(interface: u32) -> Result<Self, EbpfError> {
-        let link_header = link_header(&hook::name(interface)?).map_err(EbpfError::Call)?;
-        Self::loaded(link_header, RING)
+        Self::loaded(Link::of(interface)?.header, RING)
     }
 
     /// As [`Ebpf::new`], with what was loaded ahead where that suits.
@@ -173,20 +182,29 @@ impl Ebpf {
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn hang(mut self, watch: &Watch) -> Result<Self, EbpfError> {
-        let name = hook::name(watch.interface)?;
-        if watch.search || link_header(&name).map_err(EbpfError::Call)? != self.link_header {
+        let link = Link::of(watch.interface)?;
+        if watch.search || link.header != self.link_header {
             return Self::new(watch);
         }
         self.watch(watch)?;
-        self.attach(watch, &name, None)?;
-        Ok(self)
+        self.attach(watch.interface, &link, None)
     }
 
-    fn attach(&mut self, watch: &Watch, name: &str, wanted: Option<Hook>) -> Result<(), EbpfError> {
-        let (hook, keeper) = Hook::attach(&mut self.programs, watch.interface, wanted)?;
-        tracing::debug!(interface = name, ?hook, "eBPF datapath");
+    fn at(watch: &Watch, wanted: Option<Hook>) -> Result<Self, EbpfError> {
+        let link = Link::of(watch.interface)?;
+        Self::load(watch, link.header)?.attach(watch.interface, &link, wanted)
+    }
+
+    fn attach(
+        mut self,
+        interface: u32,
+        link: &Link,
+        wanted: Option<Hook>,
+    ) -> Result<Self, EbpfError> {
+        let (hook, keeper) = Hook::attach(&mut self.programs, interface, wanted)?;
+        tracing::debug!(interface = link.name, ?hook, "eBPF datapath");
         (self.hook, self.keeper) = (Some(hook), keeper);
-        Ok(())
+        Ok(self)
     }
 
     /// Loads the programs and fills their maps.
@@ -201,7 +219,7 @@ impl Ebpf {
         Self::available()?;
         raise_memory_limit();
         let mut programs = EbpfLoader::new()
-            .override_global("link_header", &u64::from(link_header), true)
+            .override_global("link_header", &link_header, true)
             .map_max_entries("events", ring)
             .load(OBJECT)?;
         for name in ["ingress", "egress"] {
@@ -212,6 +230,7 @@ impl Ebpf {
             programs.take_map(name).ok_or_else(missing)
         };
         let nobody = abi::mapped(std::net::Ipv4Addr::UNSPECIFIED.into());
+        let no_ports = abi::port_set(&[]);
         Ok(Self {
             rules: map("rules")?.try_into()?,
             tuples: map("tuples")?.try_into()?,
@@ -224,11 +243,7 @@ impl Ebpf {
             hook: None,
             link_header,
             ends: Ends { local: nobody, peer: nobody },
-            rule: Box::new(Rule {
-                flags: 0,
-                locals: abi::port_set(&[]),
-                remotes: abi::port_set(&[]),
-            }),
+            rule: Box::new(Rule { flags: 0, locals: no_ports, remotes: no_ports }),
             search: false,
             answering: Vec::new(),
             buffer: Vec::new(),
@@ -238,10 +253,8 @@ impl Ebpf {
     }
 
     fn watch(&mut self, watch: &Watch) -> Result<(), EbpfError> {
-        let wanted = match watch.search {
-            true => Rule::PROBES,
-            false => Rule::RESETS | Rule::PROBES | Rule::ERRORS,
-        };
+        let wanted =
+            if watch.search { Rule::PROBES } else { Rule::RESETS | Rule::PROBES | Rule::ERRORS };
         self.search = watch.search;
         self.ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
         *self.rule = Rule {
@@ -315,9 +328,8 @@ impl Ebpf {
                 false
             }
         };
-        // What is left over repeats the first.
-        let mut expected =
-            [reply.expected_irs.first().map_or(0, |first| first.0); abi::MOST_EXPECTED];
+        let first = reply.expected_irs.first().map_or(0, |number| number.0);
+        let mut expected = [first; abi::MOST_EXPECTED];
         for (slot, Seq(number)) in expected.iter_mut().zip(&reply.expected_irs) {
             *slot = *number;
         }
@@ -416,7 +428,7 @@ impl Ebpf {
     }
 
     fn write_rule(&mut self) -> Result<(), CallFailed> {
-        self.rules.insert(self.ends, *self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
+        self.rules.insert(self.ends, &*self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
     }
 
     fn set_reply(&mut self, how: abi::Reply) -> Result<(), CallFailed> {

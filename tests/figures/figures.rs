@@ -9,6 +9,7 @@ mod capacity;
 mod chance;
 mod clock;
 mod connecting;
+mod ebpf;
 mod end;
 mod firing;
 mod handover;
@@ -65,7 +66,7 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 22] = [
+const FIGURES: [(&str, Measurement); 24] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
@@ -76,6 +77,8 @@ const FIGURES: [(&str, Measurement); 22] = [
     ("skew", skew::measure),
     ("series", series::measure),
     ("spray", spray::measure),
+    ("ebpf-cost", ebpf::cost),
+    ("ebpf-rate", ebpf::rate),
     ("strategies", strategies::measure),
     ("ports", ports::measure),
     ("sequential", ports::sequential),

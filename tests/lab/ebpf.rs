@@ -1,259 +1,300 @@
-//! What only the eBPF datapath does: it answers in the kernel, holds resets back, and leaves nothing.
-//! These tests need more than a user namespace; testbed.sh runs them with `LAB_DATAPATH=ebpf` only.
+//! The eBPF datapath on real devices: hung in, answering, and gone without a trace.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::{Read, Write};
+use std::env;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aya::maps::loaded_maps;
-use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
-use tcp_punch::engine::report::{Direction, Event};
-use tcp_punch::engine::{Datapath, Report};
-use tcp_punch::nat::PortModel;
-use tcp_punch::punch::Key;
-use tcp_punch::sys::Dial;
-use tcp_punch::sys::ebpf::Counts;
-use tcp_punch::wire::Segment;
-use tcp_punch::{Connection, Punch};
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use tcp_punch::punch::Offer;
+use tcp_punch::sys::ebpf::{Ebpf, EbpfError, Hook, Reply, ReplyOn, Watch};
+use tcp_punch::sys::{Route, Spray};
+use tcp_punch::wire::{Options, Segment, Seq, Template, Tuple};
 
 use crate::capture::Capture;
-use crate::network::Host;
-use crate::pair::{Pair, both, eventually, exchange_lines, in_ms, stream};
-use crate::program::{Program, START_UP_MS};
-use crate::trace::{is_full_syn_from, segments};
+use crate::network::{Host, PATIENCE};
+use crate::pair::eventually;
+use crate::veth::Veth;
 
-const PORT: u16 = 40000;
+const HOOKS: [Hook; 2] = [Hook::Tcx, Hook::Clsact];
+const ENDS: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(Veth::NEAR), IpAddr::V4(Veth::FAR)),
+    (IpAddr::V6(Veth::NEAR6), IpAddr::V6(Veth::FAR6)),
+];
+const OFFER: Offer = Offer { mss: 1460, window_scale: 7, window: 65_408, mark: 5 };
+/// Says to the process of a test that it is one, and what it is to do.
+const ROLE: &str = "EBPF_TEST_ROLE";
 
-fn by_ebpf(punch: Punch) -> Punch {
-    punch.datapath(Datapath::Ebpf)
-}
-
-/// Both ends by eBPF, suited otherwise.
-fn punch(pair: &Pair, port: u16, suit: impl Fn(Punch) -> Punch) -> [Connection; 2] {
-    // A search's openers leave up to half a second before the instant.
-    let at = in_ms(900);
-    let of = |punch| suit(by_ebpf(punch));
-    pair.connect(of(pair.punch_of_a(port, at)), of(pair.punch_of_b(port, at))).into()
-}
-
-fn counts(report: &Report) -> Counts {
-    let datapath = report.datapath.as_ref().expect("it was punched");
-    assert_eq!(datapath.name, "ebpf");
-    datapath.counts.expect("eBPF counts")
-}
-
-fn answered_by_kernel(report: &Report) -> bool {
-    report.timeline.iter().any(|event| event.what == "SYN-ACK, by the kernel")
-}
-
-/// The first SYN or SYN-ACK of the peer's, as tcpdump writes its flags.
-fn first_heard(report: &Report) -> &str {
-    let came = |event: &&Event| event.direction == Direction::Received;
-    let first = report.timeline.iter().filter(came).find(|event| event.flags.starts_with('S'));
-    &first.expect("it heard the peer").flags
-}
-
-/// Programs at the host's interface.
-fn programs(host: &Host) -> usize {
-    let at = |hook| host.run(|| SchedClassifier::query_tcx("eth0", hook)).expect("asked").1.len();
-    at(TcAttachType::Ingress) + at(TcAttachType::Egress)
-}
-
-#[test]
-#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn the_peers_syn_is_answered_in_the_kernel_and_the_report_says_so() {
-    let pair = Pair::behind_nats(&[]);
-    for (port, key) in [(PORT, None), (PORT + 10, Some(Key::from_bytes([7; 32])))] {
-        let wire = [&pair.a, &pair.b].map(|end| Capture::start(&end.host, "eth0"));
-        let [a, b] = punch(&pair, port, |punch| match &key {
-            Some(key) => punch.key(key.clone()),
-            None => punch,
-        });
-        let (reports, streams) = ([a.report.clone(), b.report.clone()], [stream(a), stream(b)]);
-        exchange_lines(&streams[0], &streams[1]);
-        let mut answers = 0;
-        for (report, wire) in reports.iter().zip(wire) {
-            let counts = counts(report);
-            assert_eq!(counts.lost, 0, "{counts:?}");
-            // An end that is late is answered before it has sent anything, and hears no SYN.
-            let asked = first_heard(report) == "S";
-            assert_eq!(
-                (asked, asked),
-                (counts.answered > 0, answered_by_kernel(report)),
-                "{counts:?}, {:#?}",
-                report.timeline
-            );
-            answers += counts.answered;
-            // It was sent once: what left is what is written down.
-            let ours: IpAddr = report.tuple.local.parse::<SocketAddr>().expect("an address").ip();
-            let syn_acks = |it: &&Segment| it.tuple.local.ip() == ours && it.flags() == "S.";
-            let left = segments(&wire.packets(|_| true));
-            let told = report.timeline.iter().filter(|it| it.flags == "S.");
-            let told = told.filter(|it| it.direction == Direction::Sent);
-            assert_eq!(left.iter().filter(syn_acks).count(), told.count(), "{left:#?}");
-        }
-        assert!(answers > 0, "no end was asked");
+/// The far end of the veth pair waits for the near one. To be called on the far host.
+fn watch((peer, local): (IpAddr, IpAddr)) -> Watch {
+    Watch {
+        interface: if_nametoindex(Veth::FAR_NAME).expect("the interface is there"),
+        local,
+        peer,
+        locals: vec![40_000],
+        remotes: vec![50_000],
+        search: false,
     }
 }
 
-/// Resets that this host has sent.
-fn resets_from(host: IpAddr, wire: &Capture) -> usize {
-    let sent = segments(&wire.packets(|_| true));
-    sent.iter().filter(|it| it.rst && it.tuple.local.ip() == host).count()
-}
-
-#[test]
-#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn no_reset_of_ours_leaves_during_a_search_or_after_it() {
-    let random = "random-fully";
-    let pair = Pair::behind_nats(&["--nat-a", random, "--nat-b", random]);
-    let model = || -> PortModel { "linux-random".parse().expect("a model") };
-    let wires = [&pair.a, &pair.b].map(|end| Capture::start(&end.host, "eth0"));
-    let [a, b] = punch(&pair, PORT, |punch| punch.models(model(), model()));
-    let reports = [a.report.clone(), b.report.clone()];
-    exchange_lines(&stream(a), &stream(b));
-    for end in [&pair.a, &pair.b] {
-        eventually("the programs are gone", || programs(&end.host) == 0);
-    }
-    for (report, wire) in reports.iter().zip(&wires) {
-        let counts = counts(report);
-        assert!(counts.stolen > 0 && counts.lost == 0, "{counts:?}");
-        let ours = report.tuple.local.parse::<SocketAddr>().expect("an address").ip();
-        assert_eq!(resets_from(ours, wire), 0, "{counts:?}");
-    }
-}
-
-/// Objects of a process that the kernel keeps elsewhere: their kind and number.
-type Objects = BTreeSet<(&'static str, u32)>;
-
-const KINDS: [&str; 3] = ["prog_id", "map_id", "link_id"];
-
-fn objects_of(pid: Pid) -> Objects {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    let objects = texts.flat_map(|text| {
-        let lines = text.lines().filter_map(|line| {
-            let (kind, number) = line.split_once(":\t")?;
-            let kind = KINDS.into_iter().find(|known| *known == kind)?;
-            Some((kind, number.parse().ok()?))
-        });
-        lines.collect::<Vec<_>>()
-    });
-    objects.collect()
-}
-
-/// All that the kernel keeps, whoever made it.
-fn objects() -> Objects {
-    let programs = loaded_programs().flatten().map(|it| ("prog_id", it.id()));
-    let maps = loaded_maps().flatten().map(|it| ("map_id", it.id()));
-    let links = loaded_links().flatten().map(|it| ("link_id", it.id()));
-    programs.chain(maps).chain(links).collect()
-}
-
-#[test]
-#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn after_kill_9_at_any_moment_no_program_link_map_or_qdisc_is_left() {
-    let pair = Pair::behind_nats(&[]);
-    let mut seen = 0;
-    // From before the programs are loaded until after the hand-over: the instant is at 800 ms.
-    for _ in 0..10 {
-        let moment = u64::from(getrandom::u32().expect("random") % 850);
-        let at = in_ms(START_UP_MS);
-        let a = Program::start(&mut pair.program_a(PORT, at));
-        let b = Program::start(pair.program_b(PORT, at).args(["--timeout", "1s"]));
-        thread::sleep(Duration::from_millis(moment));
-        let objects_of_a = objects_of(a.pid());
-        seen += objects_of_a.len();
-        a.signal(Signal::SIGKILL);
-        let ended = a.end();
-        assert_eq!(ended.status, 137, "after {moment} ms: {ended:?}");
-        eventually("the kernel has forgotten them", || objects().is_disjoint(&objects_of_a));
-        eventually("no program is left", || programs(&pair.a.host) == 0);
-        let qdiscs = pair.a.host.command("tc").args(["qdisc", "show", "dev", "eth0"]).output();
-        let qdiscs = String::from_utf8(qdiscs.expect("tc runs").stdout).expect("text");
-        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
-        pair.a.host.assert_quiet();
-        // It hears of the end, or nobody comes.
-        b.end();
-    }
-    assert!(seen > 0, "at no moment was there anything");
-}
-
-/// As much as fills windows, so that whoever tracks the connection must have followed it.
-const BULK: usize = 1 << 20;
-
-fn bulk_both_ways(a: &TcpStream, b: &TcpStream) {
-    let way = |mut from: &TcpStream, mut to: &TcpStream| {
-        thread::scope(|scope| {
-            scope.spawn(move || from.write_all(&vec![b'.'; BULK]).expect("sent"));
-            to.read_exact(&mut vec![0; BULK]).expect("received");
-        });
+/// The near host sends a SYN.
+fn send_syn(near: &Host, (local, peer): (IpAddr, IpAddr)) {
+    let options = Options {
+        mss: Some(1400),
+        window_scale: Some(9),
+        sack_permitted: true,
+        timestamps: Some((900, 0)),
     };
-    way(a, b);
-    way(b, a);
+    let tuple = Tuple { local: SocketAddr::new(local, 0), remote: SocketAddr::new(peer, 0) };
+    let syn = Segment { syn: true, window: 1000, options, ..Segment::new(tuple, Seq(300)) };
+    near.run(|| {
+        let route = Route::to(peer, Some(local)).expect("a route");
+        let mut spray = Spray::new(&route, local, peer).expect("a spray");
+        let tuples = [(50_000, 40_000)].into_iter();
+        assert_eq!(spray.send(&Template::new(&syn), tuples), Ok(1));
+    });
+}
+
+/// Waits for the next packet: whether it was stolen, and answered.
+fn next(ebpf: &mut Ebpf) -> (bool, bool) {
+    let mut ready = [PollFd::new(ebpf.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(PATIENCE).expect("some seconds");
+    assert_eq!(poll(&mut ready, patience), Ok(1), "nothing within {PATIENCE:?}");
+    let caught = ebpf.receive().expect("the ring is there").expect("a packet");
+    (caught.stolen, caught.answered.is_some())
+}
+
+/// What hangs at the far interface by now, of whatever kind.
+fn left_behind(far: &Host) -> String {
+    let mut left = String::new();
+    for line in
+        ["qdisc show dev far0", "filter show dev far0 ingress", "filter show dev far0 egress"]
+    {
+        let output = far.command("tc").args(line.split(' ')).output().expect("tc runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        left.extend(text.lines().filter(|l| l.contains("clsact") || l.contains("bpf")));
+    }
+    far.run(|| {
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let (_, programs) =
+                SchedClassifier::query_tcx(Veth::FAR_NAME, direction).expect("a kernel with tcx");
+            left.extend(programs.iter().filter_map(|it| it.name_as_str().map(str::to_owned)));
+        }
+    });
+    left
 }
 
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn a_host_that_tracks_connections_and_drops_what_it_does_not_know_is_punched_through() {
-    let pair = Pair::behind_nats(&[]);
-    for end in [&pair.a, &pair.b] {
-        for chain in ["INPUT", "OUTPUT"] {
-            end.host.must(&format!(
-                "iptables -A {chain} -p tcp -m conntrack --ctstate INVALID -j DROP"
-            ));
-        }
-        end.host.must("iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT");
-        end.host.must("iptables -A INPUT -j DROP");
-    }
-    for round in 0..5 {
-        let [a, b] = punch(&pair, PORT + round, |punch| punch);
-        for report in [&a.report, &b.report] {
-            // Its tracking would have missed the answer.
-            assert_eq!(counts(report).answered, 0);
-        }
-        let (a, b) = (stream(a), stream(b));
-        exchange_lines(&a, &b);
-        bulk_both_ways(&a, &b);
-    }
-}
-
-/// A server may live at the peer's address, and the connection to it has the punch's own port.
-#[test]
-#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
-fn another_connection_between_the_two_hosts_goes_on_during_the_punch() {
-    let pair = Pair::on_one_lan();
-    let patience = Duration::from_secs(3);
-    let listener = pair.b.host.run(|| TcpListener::bind(pair.b.at(3478))).expect("a free port");
-    let mut near = pair.a.host.run(|| Dial::new(pair.a.at(PORT), pair.b.at(3478))).expect("made");
-    eventually("it is connected", || near.is_connected().expect("it is listened on"));
-    let (far, _) = listener.accept().expect("it came");
-    far.set_read_timeout(Some(patience)).expect("a valid timeout");
-    let wire = Capture::start(&pair.a.host, "eth0");
-    let punch = by_ebpf(pair.punch_of_a(PORT, in_ms(300))).timeout(patience);
-    let (punched, took) = both(
-        || pair.a.run(punch),
-        || {
-            wire.first(is_full_syn_from(pair.a.ip));
-            let began = Instant::now();
-            (&far).write_all(b"from afar").expect("sent");
-            let mut heard = Vec::new();
-            eventually("what was sent from afar", || {
-                let mut piece = [0; 64];
-                let length = near.read(&mut piece).unwrap_or(0);
-                heard.extend_from_slice(&piece[..length]);
-                heard == b"from afar"
+fn by_either_hook_a_syn_is_answered_and_nothing_else_is_said() {
+    let veth = Veth::up().expect("a network");
+    for hook in HOOKS {
+        for ends in ENDS {
+            let wire = Capture::start(&veth.near, Veth::NEAR_NAME);
+            veth.far.run(|| {
+                let mut ebpf = Ebpf::hooked(&watch(ends), hook).expect("a datapath");
+                assert_eq!(ebpf.hook(), Some(hook));
+                send_syn(&veth.near, ends);
+                assert_eq!(next(&mut ebpf), (true, false), "not armed");
+                let tuple = Tuple {
+                    local: SocketAddr::new(ends.1, 40_000),
+                    remote: SocketAddr::new(ends.0, 50_000),
+                };
+                let on = ReplyOn::Tuples(vec![tuple]);
+                let reply = Reply { iss: Seq(100), expected_irs: vec![], offer: OFFER, on };
+                ebpf.arm(&reply).expect("arms");
+                send_syn(&veth.near, ends);
+                assert_eq!(next(&mut ebpf), (true, true));
+                let counts = ebpf.counts();
+                // The near host, which has no socket there, answers with a reset by and by.
+                assert_eq!((counts.stolen - counts.resets, counts.answered), (2, 1));
+                assert_eq!(counts.lost, 0);
             });
-            near.write_all(b"and back").expect("sent");
-            (&far).read_exact(&mut [0; 8]).expect("received");
-            began.elapsed()
-        },
-    );
-    assert!(punched.is_err(), "nobody is there");
-    assert!(took < patience / 3, "{took:?}: it came by repetition");
+            let from_far = |packet: &[u8]| {
+                Segment::parse(packet).is_ok_and(|it| it.tuple.local.ip() == ends.1)
+            };
+            let answer = wire.first(from_far).bytes;
+            let segment = Segment::parse(&answer).expect("a segment");
+            assert_eq!((segment.flags(), segment.ack), ("S.".into(), Some(Seq(301))));
+            assert!(Segment::has_right_checksum(&answer), "{answer:02x?}");
+            // The far host itself says nothing.
+            assert_eq!(wire.packets(from_far).len(), 0);
+            assert_eq!(left_behind(&veth.far), "");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_program_that_hangs_there_already_sees_what_is_not_ours() {
+    let veth = Veth::up().expect("a network");
+    let listener = veth.far.run(|| TcpListener::bind((Veth::FAR, 8080)).expect("a listener"));
+    let address = listener.local_addr().expect("an address");
+    let connects = || {
+        veth.near.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok())
+    };
+    assert!(connects());
+    veth.far.must("tc qdisc add dev far0 clsact");
+    let mut filter = veth.far.command("tc");
+    // All that is IPv4 is dropped.
+    filter.args("filter add dev far0 ingress protocol ip prio 1 bpf da bytecode".split(' '));
+    assert!(filter.arg("1,6 0 0 2").status().expect("tc runs").success());
+    assert!(!connects());
+    for hook in HOOKS {
+        veth.far.run(|| {
+            let mut ebpf = Ebpf::hooked(&watch(ENDS[0]), hook).expect("a datapath");
+            send_syn(&veth.near, ENDS[0]);
+            assert_eq!(next(&mut ebpf), (true, false), "ours comes first");
+            assert!(!connects(), "the other still drops by {hook:?}");
+        });
+        let left = left_behind(&veth.far);
+        assert!(left.contains("clsact") && left.contains("bytecode"), "{left}");
+        assert!(!left.contains("egress:"), "ours is gone: {left}");
+        assert!(!connects());
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn an_interface_may_vanish() {
+    for hook in HOOKS {
+        let veth = Veth::up().expect("a network");
+        veth.far.run(|| {
+            let watch = watch(ENDS[0]);
+            let mut ebpf = Ebpf::hooked(&watch, hook).expect("a datapath");
+            veth.far.must("ip link delete far0");
+            assert!(ebpf.receive().expect("no error").is_none());
+            assert_eq!(ebpf.counts().copied, 0);
+            drop(ebpf);
+            let error = Ebpf::hooked(&watch, hook).expect_err("no interface");
+            assert_eq!(error, EbpfError::NoInterface(watch.interface));
+        });
+    }
+}
+
+/// This test once more, as another process that does what its role says.
+fn again(name: &str, role: &str, host: &Host, before: &[&str]) -> Command {
+    let myself = env::current_exe().expect("a program");
+    let mut command = match before {
+        [] => host.command(&myself),
+        [program, arguments @ ..] => {
+            let mut command = host.command(program);
+            command.args(arguments).arg(&myself);
+            command
+        }
+    };
+    command.args(["--exact", "--include-ignored", "--nocapture", name]).env(ROLE, role);
+    command
+}
+
+/// Programs that are called as ours are, on the whole machine.
+fn programs() -> Vec<u32> {
+    let ours = |name: Option<&str>| matches!(name, Some("ingress" | "egress"));
+    loaded_programs().flatten().filter(|it| ours(it.name_as_str())).map(|it| it.id()).collect()
+}
+
+fn kill(mut child: Child) {
+    child.kill().expect("SIGKILL");
+    child.wait().expect("it ends");
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn a_kill_at_any_moment_leaves_nothing() {
+    let name = "ebpf::a_kill_at_any_moment_leaves_nothing";
+    if let Ok(role) = env::var(ROLE) {
+        let hook = if role == "tcx" { Hook::Tcx } else { Hook::Clsact };
+        loop {
+            drop(Ebpf::hooked(&watch(ENDS[0]), hook).expect("a datapath"));
+        }
+    }
+    let veth = Veth::up().expect("a network");
+    let before = programs();
+    for role in ["tcx", "clsact"] {
+        for moment in 0..10 {
+            let mut command = again(name, role, &veth.far, &[]);
+            let child = command.stdout(Stdio::null()).spawn().expect("it starts");
+            // It goes round in some tens of milliseconds: any moment of the round is as good.
+            eventually("it hangs in", || !left_behind(&veth.far).is_empty());
+            thread::sleep(Duration::from_millis(moment * 7));
+            // `ip netns exec` becomes the program itself.
+            kill(child);
+            eventually("all is gone", || left_behind(&veth.far).is_empty());
+        }
+    }
+    eventually("no program is left", || programs().iter().all(|id| before.contains(id)));
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn what_forbids_it_is_named() {
+    let name = "ebpf::what_forbids_it_is_named";
+    if let Ok(role) = env::var(ROLE) {
+        let said = Ebpf::available().map_or_else(|error| error.to_string(), |()| "yes".into());
+        let loaded = Ebpf::new(&watch(ENDS[0])).map_or_else(|error| error.to_string(), |_| said);
+        println!("{role}: {loaded}.");
+        return;
+    }
+    let veth = Veth::up().expect("a network");
+    for (role, before, expected) in [
+        ("root", &[][..], "yes"),
+        ("no CAP_BPF", &["setpriv", "--bounding-set", "-bpf"], "CAP_BPF is missing"),
+        (
+            "no CAP_NET_ADMIN",
+            &["setpriv", "--bounding-set", "-net_admin"],
+            "CAP_NET_ADMIN is missing",
+        ),
+        (
+            "user namespace",
+            &["unshare", "--user", "--map-root-user"],
+            "eBPF is not permitted in a user namespace",
+        ),
+        (
+            "no BTF",
+            &["unshare", "-m", "sh", "-c", "mount -t tmpfs none /sys/kernel && exec \"$@\"", "sh"],
+            "yes",
+        ),
+    ] {
+        let output = again(name, role, &veth.far, before).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(&format!("{role}: {expected}.")), "{role}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn cap_bpf_and_cap_net_admin_suffice_and_the_first_may_go() {
+    let veth = Veth::up().expect("a network");
+    let (send, asked) = std::sync::mpsc::channel();
+    let near = veth.near.clone();
+    // Capabilities belong to threads.
+    let sender = thread::spawn(move || {
+        asked.recv().expect("the other end is there");
+        send_syn(&near, ENDS[0]);
+    });
+    veth.far.run(move || {
+        let few: CapsHashSet = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN].into();
+        caps::set(None, CapSet::Effective, &few).expect("fewer");
+        caps::set(None, CapSet::Permitted, &few).expect("fewer");
+        let mut ebpf = Ebpf::new(&watch(ENDS[0])).expect("a datapath");
+        Ebpf::give_up_capability().expect("it goes");
+        let held = caps::has_cap(None, CapSet::Permitted, Capability::CAP_BPF);
+        assert!(!held.expect("capget"));
+        let (peer, local) = ENDS[0];
+        let tuple =
+            Tuple { local: SocketAddr::new(local, 40_000), remote: SocketAddr::new(peer, 50_000) };
+        let on = ReplyOn::Tuples(vec![tuple]);
+        let reply = Reply { iss: Seq(100), expected_irs: vec![], offer: OFFER, on };
+        ebpf.arm(&reply).expect("arms");
+        send.send(()).expect("the sender waits");
+        assert_eq!(next(&mut ebpf), (true, true));
+        ebpf.let_in(tuple).expect("lets in");
+        ebpf.release(tuple).expect("releases");
+    });
+    sender.join().expect("it has sent");
 }

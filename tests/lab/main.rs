@@ -15,6 +15,7 @@ mod early;
 mod ebpf;
 mod expose;
 mod hand_over;
+mod in_kernel;
 mod interrupted;
 mod keys;
 mod leftovers;
