@@ -50,15 +50,17 @@ impl Tap {
         ahead: Duration,
         watch: &Watch,
     ) -> Result<Self, PunchError> {
-        let ebpf = || match stock.and_then(Stock::take) {
-            Some(loaded) => loaded.hang(watch),
+        let loaded = stock.and_then(Stock::take);
+        let too_near = loaded.is_none() && ahead < LOADING;
+        let ebpf = || match loaded {
+            Some(loaded) => loaded.watching(watch),
             None => Ebpf::new(watch),
         };
         let asked = || "as asked".to_owned();
         let (ebpf, why) = match datapath {
             Datapath::Packet => (None, asked()),
             Datapath::Ebpf => (Some(ebpf()?), asked()),
-            Datapath::Auto if stock.is_none() && ahead < LOADING => {
+            Datapath::Auto if too_near => {
                 (None, "the instant is too near to load programs".into())
             }
             Datapath::Auto => match ebpf() {

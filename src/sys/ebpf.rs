@@ -53,8 +53,8 @@ pub struct Ebpf {
     programs: aya::Ebpf,
     keeper: Option<keeper::Keeper>,
     hook: Option<Hook>,
-    /// Bytes before the IP header, for which the programs were loaded.
-    link_header: u32,
+    /// Where they hang.
+    interface: u32,
     rules: HashMap<MapData, Ends, Rule>,
     tuples: HashMap<MapData, ExactTuple, u32>,
     reply: Array<MapData, abi::Reply>,
@@ -168,26 +168,26 @@ impl Ebpf {
         Self::at(watch, Some(hook))
     }
 
-    /// Loads the programs for this interface and hangs them nowhere yet: that takes the kernel tens
-    /// of milliseconds, which there may be before it is known what is to be caught.
-    ///
-    /// # Errors
-    /// [`EbpfError`].
-    pub fn ahead(interface: u32) -> Result<Self, EbpfError> {
-        Self::loaded(Link::of(interface)?.header, RING)
-    }
-
-    /// As [`Ebpf::new`], with what was loaded ahead where that suits.
+    /// Loads the programs and hangs them in, and catches nothing yet: that takes the kernel tens of
+    /// milliseconds, which there may be before it is known what is to be caught.
     ///
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
-    pub fn hang(mut self, watch: &Watch) -> Result<Self, EbpfError> {
-        let link = Link::of(watch.interface)?;
-        if watch.search || link.header != self.link_header {
+    pub fn ahead(interface: u32) -> Result<Self, EbpfError> {
+        let link = Link::of(interface)?;
+        Self::loaded(link.header, RING)?.attach(interface, &link, None)
+    }
+
+    /// Catches this from now on, if it was made [`Ebpf::ahead`] for that; else as [`Ebpf::new`].
+    ///
+    /// # Errors
+    /// [`EbpfError`]; nothing stays behind.
+    pub fn watching(mut self, watch: &Watch) -> Result<Self, EbpfError> {
+        if watch.search || self.interface != watch.interface {
             return Self::new(watch);
         }
         self.watch(watch)?;
-        self.attach(watch.interface, &link, None)
+        Ok(self)
     }
 
     fn at(watch: &Watch, wanted: Option<Hook>) -> Result<Self, EbpfError> {
@@ -203,7 +203,7 @@ impl Ebpf {
     ) -> Result<Self, EbpfError> {
         let (hook, keeper) = Hook::attach(&mut self.programs, interface, wanted)?;
         tracing::debug!(interface = link.name, ?hook, "eBPF datapath");
-        (self.hook, self.keeper) = (Some(hook), keeper);
+        (self.hook, self.keeper, self.interface) = (Some(hook), keeper, interface);
         Ok(self)
     }
 
@@ -241,7 +241,7 @@ impl Ebpf {
             programs,
             keeper: None,
             hook: None,
-            link_header,
+            interface: 0,
             ends: Ends { local: nobody, peer: nobody },
             rule: Box::new(Rule { flags: 0, locals: no_ports, remotes: no_ports }),
             search: false,
