@@ -60,9 +60,7 @@ impl Tap {
         let (ebpf, why) = match datapath {
             Datapath::Packet => (None, asked()),
             Datapath::Ebpf => (Some(ebpf()?), asked()),
-            Datapath::Auto if too_near => {
-                (None, "the instant is too near to load programs".into())
-            }
+            Datapath::Auto if too_near => (None, "the instant is too near to load programs".into()),
             Datapath::Auto => match ebpf() {
                 Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
                 Err(error) => {
