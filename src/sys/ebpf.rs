@@ -428,7 +428,7 @@ impl Ebpf {
     }
 
     fn write_rule(&mut self) -> Result<(), CallFailed> {
-        self.rules.insert(self.ends, &*self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
+        self.rules.insert(self.ends, *self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
     }
 
     fn set_reply(&mut self, how: abi::Reply) -> Result<(), CallFailed> {
