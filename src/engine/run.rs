@@ -66,7 +66,7 @@ impl Punch {
         let tap = Tap::open(
             self.datapath,
             self.stock.as_ref(),
-            now.until(self.at),
+            now.until(field.search.as_ref().map_or(self.at, |search| search.opens_at())),
             &Watch {
                 interface,
                 local: route.local_ip,

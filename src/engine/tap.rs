@@ -40,7 +40,7 @@ pub(super) struct Answered {
 const LOADING: Duration = Duration::from_millis(150);
 
 impl Tap {
-    /// Begins to listen.
+    /// Begins to listen, so long before the first segment is due.
     ///
     /// # Errors
     /// Why this datapath cannot be used here, of one that was asked for.
@@ -51,7 +51,8 @@ impl Tap {
         watch: &Watch,
     ) -> Result<Self, PunchError> {
         let loaded = stock.and_then(Stock::take);
-        let too_near = loaded.is_none() && ahead < LOADING;
+        // A search needs a larger ring than what is loaded ahead has.
+        let too_near = (loaded.is_none() || watch.search) && ahead < LOADING;
         let ebpf = || match loaded {
             Some(loaded) => loaded.watching(watch),
             None => Ebpf::new(watch),
