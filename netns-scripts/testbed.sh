@@ -62,6 +62,7 @@ run_bench() {
     find_caller
     install_missing
     ! measures spray "$@" || install_missing scanners
+    ! measures ebpf-cost "$@" || install_missing carriers
     build_product
     build_bench figures
     bubble "$bench_bin" --bench "$@"

@@ -249,7 +249,7 @@ fn a_missing_capability_is_named_with_the_line_that_gives_it() {
     assert_eq!(happened(&output, 3), "CAP_NET_RAW and CAP_NET_ADMIN are missing");
     assert!(!report.exists(), "nothing is left behind");
     let line = format!(
-        "sudo setcap cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep {}\n",
+        "sudo setcap cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep {}\n",
         copy.display()
     );
     assert!(String::from_utf8_lossy(&output.stderr).ends_with(&line));

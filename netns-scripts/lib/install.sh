@@ -16,6 +16,7 @@ setsid              util-linux    util-linux     util-linux     util-linux
 runuser             util-linux    util-linux     util-linux     util-linux
 flock               util-linux    util-linux     util-linux     util-linux
 cc                  gcc,libc6-dev gcc           gcc            build-base
+clang               clang,linux-libc-dev clang,kernel-headers clang,linux-api-headers clang,linux-headers
 ss                  iproute2      iproute        iproute2       iproute2-ss
 setcap              libcap2-bin   libcap         libcap         libcap
 ssh                 openssh-client openssh-clients openssh      openssh-client
@@ -51,6 +52,14 @@ hping3              hping3        hping3         hping          hping3
 END
 }
 
+# What the figure of the eBPF datapath's cost is measured with.
+carriers() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+iperf3              iperf3        iperf3         iperf3         iperf3
+END
+}
+
 # install_missing [TABLE]: what is missing of a table of this file, tools by default.
 install_missing() {
     local table=${1-tools} column packages=()
@@ -80,6 +89,9 @@ missing_packages() {
 is_usable() {
     command -v "$1" >/dev/null || return 1
     case $1 in
+    # The eBPF programs are compiled against the kernel's headers.
+    clang) clang -target bpf -idirafter "/usr/include/$(uname -m)-linux-gnu" -x c -c -o /dev/null - \
+        <<<'#include <linux/bpf.h>' 2>/dev/null ;;
     # A compiler without a C library links nothing.
     cc) cc -x c -o /dev/null - <<<'int main(void) { return 0; }' 2>/dev/null ;;
     unshare) [[ $(unshare --help 2>&1) == *--kill-child* ]] ;;
@@ -126,7 +138,7 @@ install_packages() {
 # What comes as a service with a package.
 services() {
     case $1 in
-    coturn | nats-server) echo "$1" ;;
+    coturn | iperf3 | nats-server) echo "$1" ;;
     erlang-p1-stun) echo epmd.socket epmd.service ;;
     esac
 }

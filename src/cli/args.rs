@@ -106,6 +106,10 @@ pub struct HowArgs {
     /// How long before the instant the opener leaves
     #[arg(long, value_name = "DUR", default_value = "250ms", allow_hyphen_values = true)]
     pub opener_lead: String,
+    /// How packets are caught and resets are held back: ebpf programs, packet sockets, or auto,
+    /// the first of these that works here
+    #[arg(long, value_name = "auto|packet|ebpf", default_value = "auto")]
+    pub datapath: String,
 }
 
 /// What is written down and said.

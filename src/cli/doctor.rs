@@ -3,6 +3,7 @@
 use super::{Failure, Status, span};
 use crate::sys::capability::{self, NEEDED, WANTED};
 use crate::sys::clock::{self, ClockState};
+use crate::sys::ebpf::{Ebpf, EbpfError};
 use crate::sys::firewall::{self, Firewall};
 use crate::sys::inspect;
 use nix::errno::Errno;
@@ -88,6 +89,7 @@ fn examine() -> Vec<Finding> {
         needed("raw socket", inspect::raw_socket()),
         needed("packet socket", inspect::packet_socket()),
         needed("TCP_REPAIR", inspect::tcp_repair()),
+        ebpf(Ebpf::available()),
         wanted("real-time scheduling", "the SYN leaves less punctually", inspect::real_time()),
         wanted("locked memory", "a page fault may delay the SYN", inspect::lock_memory()),
         clock(clock::state()),
@@ -197,6 +199,19 @@ fn needed(name: &'static str, probe: nix::Result<()>) -> Finding {
             name,
             error.to_string(),
             "use a Linux kernel with it: a sandbox or emulation may lack it",
+        ),
+    }
+}
+
+/// Packet sockets do where it is not.
+fn ebpf(available: Result<(), EbpfError>) -> Finding {
+    const NAME: &str = "eBPF";
+    match available {
+        Ok(()) => Finding::ok(NAME, "can be used: --datapath ebpf, and auto does"),
+        Err(error) => Finding::warn(
+            NAME,
+            format!("{error}: the peer's SYN is answered less quickly"),
+            error.advice(),
         ),
     }
 }

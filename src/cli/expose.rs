@@ -6,7 +6,7 @@ use super::how::{self, How};
 use super::peers::{self, Peers};
 use super::punch::{destination_failure, privilege};
 use super::server::{self, Named};
-use super::{Failure, Status, identity, interrupt, log, meet};
+use super::{Failure, Status, datapath, identity, interrupt, log, meet};
 use crate::engine::{Expose, Happening, Host, Lost, Meet, MeetError, Met};
 use crate::rendezvous::PublicKey;
 use crate::sys::capability::{self, BINDING_LOW_PORTS, NEEDED};
@@ -51,6 +51,7 @@ pub fn expose(args: &ExposeArgs) -> Result<u8, Failure> {
         ));
     }
     capability::require().map_err(|error| privilege(&error))?;
+    datapath::check(how.datapath)?;
     let kept = identity::identity(args.identity.identity.as_deref())?;
     if kept.made {
         eprintln!("tcp-punch: made a key pair in {}", kept.path.display());
@@ -58,7 +59,8 @@ pub fn expose(args: &ExposeArgs) -> Result<u8, Failure> {
     eprintln!("tcp-punch: this is {}", kept.identity.public());
     // Not CAP_IPC_LOCK: a search would lock the memory of all threads.
     let [raw, admin] = NEEDED;
-    drop_all_but(&[raw, admin, BINDING_LOW_PORTS, Capability::CAP_SYS_NICE]).map_err(|error| {
+    drop_all_but(&[raw, admin, BINDING_LOW_PORTS, Capability::CAP_SYS_NICE, Capability::CAP_BPF])
+        .map_err(|error| {
         let todo = "run it outside of a sandbox that forbids capset";
         Failure::new(Status::Privilege, error, todo)
     })?;

@@ -1,8 +1,8 @@
 //! How a punch is done: the options that every form of it has.
 
 use super::args::HowArgs;
-use super::{Failure, model, opener, race, span, stun};
-use crate::engine::Opener;
+use super::{Failure, datapath, model, opener, race, span, stun};
+use crate::engine::{Datapath, Opener};
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +29,8 @@ pub struct How {
     pub budget: Budget,
     /// Whether it is begun however unlikely success is.
     pub anyway: bool,
+    /// How packets are caught.
+    pub datapath: Datapath,
 }
 
 impl How {
@@ -75,8 +77,18 @@ pub fn judge(args: &HowArgs, key: bool) -> Result<How, Failure> {
         ));
     }
     let budget = args.budget.as_deref().map(model::budget).transpose()?.unwrap_or_default();
-    let anyway = args.anyway;
-    Ok(How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, anyway })
+    Ok(How {
+        timeout,
+        opener_lead,
+        opener,
+        strategies,
+        spread,
+        ours,
+        theirs,
+        budget,
+        anyway: args.anyway,
+        datapath: datapath::parse(&args.datapath)?,
+    })
 }
 
 /// Resolves the STUN servers, of the IP version of `local` where it is given.

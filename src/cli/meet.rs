@@ -7,7 +7,7 @@ use super::how::{self, How};
 use super::interrupt::{self, Interrupt};
 use super::punch::{destination_failure, distinct, narrow, privilege};
 use super::records::{self, Records};
-use super::{Failure, Status, choice, outcome, server};
+use super::{Failure, Status, choice, datapath, outcome, server};
 use crate::engine::{Meet, MeetError, Met, Progress, Step};
 use crate::rendezvous::{AgreementError, Code, Purpose, SessionError};
 use crate::sys::capability;
@@ -40,6 +40,7 @@ impl<'a> Ready<'a> {
         let server = server::server(&args.server)?;
         let destination = destination.prepare().map_err(|error| destination_failure(&error))?;
         capability::require().map_err(|error| privilege(&error))?;
+        datapath::check(how.datapath)?;
         Ok(Self { args, how, server, destination })
     }
 
@@ -120,6 +121,7 @@ pub(super) fn with(meet: Meet, how: &How) -> Meet {
     let mut meet =
         meet.timeout(how.timeout).strategies(how.strategies).budget(how.budget).opener(how.opener);
     meet = meet.spread(how.spread).models(how.ours.clone(), how.theirs.clone());
+    meet = meet.datapath(how.datapath);
     if how.opener_lead != How::USUAL_LEAD {
         meet = meet.opener_lead(how.opener_lead);
     }

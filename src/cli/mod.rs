@@ -4,6 +4,7 @@ pub mod args;
 pub mod choice;
 pub mod configuration;
 pub mod countdown;
+pub mod datapath;
 pub mod destination;
 pub mod doctor;
 pub mod endpoint;

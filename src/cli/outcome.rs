@@ -45,7 +45,9 @@ pub fn status(error: &PunchError) -> Status {
         {
             Status::Privilege
         }
+        PunchError::Datapath(error) if error.is_permission() => Status::Privilege,
         PunchError::Guard(_)
+        | PunchError::Datapath(_)
         | PunchError::Call(_)
         | PunchError::NoRepair
         | PunchError::Interrupted => Status::Internal,

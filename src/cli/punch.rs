@@ -5,7 +5,7 @@ use super::countdown::Countdown;
 use super::destination::{DestinationError, Prepared};
 use super::how::{self, How};
 use super::records::{self, Records};
-use super::{Failure, Status, choice, endpoint, interrupt, outcome, secret, stun, when};
+use super::{Failure, Status, choice, datapath, endpoint, interrupt, outcome, secret, stun, when};
 use crate::engine::{Progress, Punch, PunchError};
 use crate::nat::PortModel;
 use crate::punch::Key;
@@ -114,18 +114,18 @@ pub fn prepare(args: &PunchArgs, now: WallTime) -> Result<Ready, Failure> {
         destination = destination.without_variable(name);
     }
     capability::require().map_err(|error| privilege(&error))?;
+    datapath::check(how.datapath)?;
 
-    let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, anyway } =
-        how;
+    let How { timeout, opener_lead, opener, strategies, spread, ours, theirs, budget, .. } = how;
     let mut punch = Punch::new(peer, at).timeout(timeout).opener(opener).opener_lead(opener_lead);
-    punch = punch.strategies(strategies).spread(spread).budget(budget);
+    punch = punch.strategies(strategies).spread(spread).budget(budget).datapath(how.datapath);
     let told = ours.is_some() || theirs.is_some();
     let [ours, theirs] = [ours, theirs].map(|model| model.unwrap_or(PortModel::Preserving));
     if told {
         punch = punch.models(ours, theirs.clone());
     }
     let survey = (!servers.is_empty()).then_some((servers, theirs));
-    if anyway {
+    if how.anyway {
         punch = punch.anyway();
     }
     if let Some(local) = local {

@@ -1,5 +1,6 @@
 //! What one attempt is asked to do.
 
+use super::stock::Stock;
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies, Strategy};
 use crate::wire::{Tuple, WallTime};
@@ -18,6 +19,19 @@ pub enum Opener {
     Off,
     /// This hop limit.
     HopLimit(u8),
+}
+
+/// How the peer's segments are caught and our own kernel's resets are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Datapath {
+    /// eBPF programs where this host can run them, else packet sockets.
+    #[default]
+    Auto,
+    /// Packet sockets, which get copies, and guards: works everywhere.
+    Packet,
+    /// eBPF programs, which take the segments before this host's firewall and TCP see them, and
+    /// answer the peer's SYN within the interrupt.
+    Ebpf,
 }
 
 /// One punch: who, when, how. Build it, then [`Punch::run`](crate::engine::Punch::run) it.
@@ -42,6 +56,8 @@ pub struct Punch {
     pub(crate) opener_lead: Duration,
     pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) common_clock: bool,
+    pub(crate) datapath: Datapath,
+    pub(super) stock: Option<Stock>,
     pub(crate) pcap: Option<File>,
     pub(crate) interrupt: Option<OwnedFd>,
 }
@@ -79,6 +95,8 @@ impl Punch {
             opener_lead: Duration::from_millis(250),
             usual_hop_limit: None,
             common_clock: false,
+            datapath: Datapath::Auto,
+            stock: None,
             pcap: None,
             interrupt: None,
         }
@@ -193,6 +211,18 @@ impl Punch {
     /// The peer's clock was compared with ours: it does not matter whether anything keeps ours right.
     pub fn common_clock(mut self) -> Self {
         self.common_clock = true;
+        self
+    }
+
+    /// How packets are caught; default: by the best way that works here.
+    pub fn datapath(mut self, datapath: Datapath) -> Self {
+        self.datapath = datapath;
+        self
+    }
+
+    /// With programs that are loaded already.
+    pub(super) fn stock(mut self, stock: Option<Stock>) -> Self {
+        self.stock = stock;
         self
     }
 

@@ -4,14 +4,16 @@
 use super::config::Progress;
 use super::error::PunchError;
 use super::fire::is_timed;
+use super::hand_over::Missed;
 use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
 use super::report::{Fired, OpenerReport};
+use super::tap::{Answered, Tap};
 use crate::punch::{Batch, EstablishedTcb, Output, Plan, Purpose, Race, Wave, tsval};
+use crate::sys::ebpf::Reply;
 use crate::sys::{
-    CallFailed, Capture, Captured, Checksum, Guard, Priority, RawSender, Spray, clock,
-    wait_readable,
+    CallFailed, Captured, Checksum, Guard, Priority, RawSender, Spray, clock, wait_readable,
 };
 use crate::wire::{Icmp, Quote, Segment, Template, Tuple, WallTime};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,8 +30,12 @@ pub(super) struct Drive {
     pub(super) checks_clock: bool,
     pub(super) race: Race,
     pub(super) sender: RawSender,
-    /// In a search the first hears what answers probes, and the second the peer.
-    pub(super) captures: Vec<Capture>,
+    pub(super) tap: Tap,
+    pub(super) missed: Missed,
+    /// What the kernel is to answer by itself, until it has been told.
+    pub(super) reply: Option<Reply>,
+    /// The segment that was taken in last has its SYN-ACK already.
+    pub(super) answered: Option<Answered>,
     pub(super) spray: Option<Spray>,
     /// What a search sends, for as long as it sends it.
     pub(super) template: Option<(Wave, Template)>,
@@ -53,13 +59,19 @@ pub(super) struct Drive {
     pub(super) opener: OpenerReport,
 }
 
+/// A segment of the peer's that came in.
+pub(super) struct Arrival {
+    pub(super) segment: Segment,
+    pub(super) at: WallTime,
+    /// Whether the kernel's TCP did not see it.
+    pub(super) stolen: bool,
+}
+
 /// A completed handshake.
 pub(super) struct Completed {
     pub(super) tcb: EstablishedTcb,
     /// Its last segment, which may carry data.
-    pub(super) last: Segment,
-    /// When that came in.
-    pub(super) at: WallTime,
+    pub(super) last: Arrival,
 }
 
 /// The clock is spun on this long before the instant: waking up and raising the priority fit in.
@@ -79,11 +91,6 @@ const LINGER: Duration = Duration::from_micros(300);
 /// attempt from what is due.
 const MOST_AT_ONCE: u32 = 64;
 
-/// Takes one packet from any of them.
-pub(super) fn receive(captures: &mut [Capture]) -> Option<Result<Captured<'_>, CallFailed>> {
-    captures.iter_mut().find_map(|capture| capture.receive().transpose())
-}
-
 impl Drive {
     /// Runs until the handshake completes.
     pub(super) fn run(
@@ -98,6 +105,7 @@ impl Drive {
                     Output::Prepare(tcb) => {
                         let tsval = tsval(clock::now());
                         self.installation.install(&tcb, tsval).map_err(PunchError::HandOver)?;
+                        self.tap.let_in(tcb.tuple).map_err(PunchError::HandOver)?;
                     }
                     Output::Transmit(segment, purpose) => match self.firing {
                         Some(due) if is_timed(purpose) => self.fire(&segment, purpose, due),
@@ -106,9 +114,9 @@ impl Drive {
                     Output::Spray(segment, batch) => self.spray(&segment, &batch),
                     Output::Established(tcb) => {
                         // A segment established it, and the last one kept is that.
-                        let Some((last, at)) = last.take() else { continue };
+                        let Some(last) = last.take() else { continue };
                         self.tuple = tcb.tuple;
-                        return Ok(Completed { tcb, last, at });
+                        return Ok(Completed { tcb, last });
                     }
                     Output::Expired => {
                         return Err(PunchError::expired(
@@ -118,6 +126,10 @@ impl Drive {
                         ));
                     }
                 }
+            }
+            if self.answered.take().is_some() {
+                // The race would not have answered. It has left all the same.
+                self.recorder.packets.sent += 1;
             }
             if self.firing.take().is_some() {
                 self.note_transmissions();
@@ -158,9 +170,9 @@ impl Drive {
         }
     }
 
-    /// Takes one packet from the capture. Returns a segment of the connection and its time.
-    fn receive(&mut self) -> Option<(Segment, WallTime)> {
-        let captured = match receive(&mut self.captures)? {
+    /// Takes one packet. Returns it if it is a segment of the race.
+    fn receive(&mut self) -> Option<Arrival> {
+        let captured = match self.tap.receive()? {
             Ok(captured) => captured,
             Err(error) => {
                 tracing::warn!("{error}");
@@ -168,7 +180,7 @@ impl Drive {
                 return None;
             }
         };
-        let (packet, at) = (captured.packet, captured.at);
+        let Captured { packet, at, checksum, stolen, answered } = captured;
         if let Some(icmp) = Icmp::parse(packet) {
             let what = match icmp.about {
                 Quote::Tcp(tuple) if self.race.covers(tuple) => self.race.handle_icmp(tuple, &icmp),
@@ -195,7 +207,7 @@ impl Drive {
             return None;
         }
         let segment = Segment::parse(packet).ok()?;
-        if captured.checksum == Checksum::Unchecked && !Segment::has_right_checksum(packet) {
+        if checksum == Checksum::Unchecked && !Segment::has_right_checksum(packet) {
             self.recorder.received(&segment, packet, at, "damaged, ignored");
             return None;
         }
@@ -206,10 +218,32 @@ impl Drive {
         }
         let what = self.race.handle_segment(&segment, at.max(clock::now()));
         self.recorder.received(&segment, packet, at, what);
-        Some((segment, at))
+        if stolen {
+            self.missed.keep(&segment);
+        }
+        self.answered =
+            answered.map(|tsval| Answered { tuple: segment.tuple.reversed(), tsval, at });
+        Some(Arrival { segment, at, stolen })
+    }
+
+    /// Whether this is the SYN-ACK that the kernel has sent by itself, which then is written down.
+    fn is_answered(&mut self, segment: &Segment) -> bool {
+        let is_it =
+            |it: &mut Answered| segment.syn && segment.ack.is_some() && it.tuple == segment.tuple;
+        let Some(Answered { tsval, at, .. }) = self.answered.take_if(is_it) else { return false };
+        let mut sent = segment.clone();
+        if let Some((ours, _)) = &mut sent.options.timestamps {
+            *ours = tsval;
+        }
+        self.sent_at = at;
+        self.recorder.sent_by_kernel(&sent, at, "SYN-ACK, by the kernel");
+        true
     }
 
     pub(super) fn transmit(&mut self, segment: &Segment, purpose: Purpose) {
+        if self.is_answered(segment) {
+            return;
+        }
         let packet = segment.to_packet();
         let now = clock::now();
         match self.sender.send(&packet) {
@@ -219,6 +253,7 @@ impl Drive {
                 }
                 self.send_error = None;
                 self.recorder.sent(segment, &packet, now, id, purpose.words());
+                self.arm();
             }
             Err(error) => self.refused(error),
         }
@@ -255,8 +290,17 @@ impl Drive {
                     }
                 }
                 self.send_error = None;
+                self.arm();
             }
             Err(error) => self.refused(error),
+        }
+    }
+
+    /// Something has left, so the router is open, and this host's connection tracking, if it is
+    /// active, has shown itself: from now on the kernel side may answer.
+    pub(super) fn arm(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            self.tap.arm(&reply);
         }
     }
 
@@ -289,9 +333,7 @@ impl Drive {
             if let Some(opener) = opener {
                 self.race.set_opener(opener);
             }
-            if let (Some(_), [probes, _]) = (&self.spray, &self.captures[..]) {
-                probes.stop();
-            }
+            self.tap.stop_probes();
             if let Some(one_way) = self.one_way {
                 self.race.set_one_way(one_way);
             }
@@ -326,8 +368,8 @@ impl Drive {
             Some(self.at.before(RAISE)).filter(|raise| now < *raise),
         ];
         let until = due.into_iter().flatten().min().unwrap_or(now.after(TICK));
-        let captures = self.captures.iter().map(AsFd::as_fd);
-        let sockets: Vec<_> = captures.chain([self.sender.as_fd()]).collect();
+        let mut sockets = self.tap.descriptors();
+        sockets.push(self.sender.as_fd());
         let interrupt = self.interrupt.as_ref().map(AsFd::as_fd);
         Ok(wait_readable(&sockets, interrupt, now.until(until))?)
     }

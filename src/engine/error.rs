@@ -2,6 +2,7 @@
 
 use super::report::Report;
 use crate::punch::{Budget, Cause, Evidence, PlanError, StrategyError};
+use crate::sys::ebpf::EbpfError;
 use crate::sys::{CallFailed, GuardError, RouteError};
 use crate::wire::Tuple;
 
@@ -30,6 +31,9 @@ pub enum PunchError {
     /// This kernel cannot install a connection.
     #[error("this kernel has no TCP_REPAIR")]
     NoRepair,
+    /// The datapath that was asked for cannot be used here.
+    #[error("--datapath ebpf: {0}")]
+    Datapath(#[from] EbpfError),
     /// The strategies asked for need a key.
     #[error(transparent)]
     Strategy(#[from] StrategyError),
@@ -104,6 +108,7 @@ impl PunchError {
             Self::Route(RouteError::Down(name)) => format!("bring it up: ip link set {name} up"),
             Self::Strategy(_) => "give both sides the same secret with --key, or leave --strategy at auto".into(),
             Self::Guard(error) => error.advice(),
+            Self::Datapath(error) => error.advice(),
             Self::Plan(PlanError::BudgetTooSmall(_)) => "give a larger --budget on both sides, or none".into(),
             Self::Plan(_) => "correct --nat-model or --peer-model".into(),
             Self::Unlikely { needed: Some(budget), .. } => {

@@ -3,7 +3,8 @@
 use super::config::Punch;
 use super::error::PunchError;
 use crate::nat::PortModel;
-use crate::punch::{End, Plan, Search, SearchConfig, Sources, Strategy};
+use crate::punch::{End, First, Plan, Search, SearchConfig, Sources, Strategy};
+use crate::sys::ebpf::ReplyOn;
 use crate::sys::{Guard, Predecessor, predecessor};
 use crate::wire::Tuple;
 use std::time::{Duration, Instant};
@@ -53,6 +54,25 @@ impl Field {
             Some(search) => search.sources().to_vec(),
             None => self.tuples.iter().map(|(tuple, _)| tuple.local.port()).collect(),
         }
+    }
+
+    /// The peer's ports, likewise.
+    pub(super) fn remote_ports(&self) -> Vec<u16> {
+        match &self.search {
+            Some(search) => search.targets().to_vec(),
+            None => self.tuples.iter().map(|(tuple, _)| tuple.remote.port()).collect(),
+        }
+    }
+
+    /// The tuples on which the peer's SYN is answered by itself, if there are any.
+    pub(super) fn answering(&self) -> Option<ReplyOn> {
+        let by_syn = |strategy: Strategy| strategy.traits().first == First::Syn;
+        if self.search.is_some() {
+            return by_syn(self.strategy).then_some(ReplyOn::All);
+        }
+        let tuples = self.tuples.iter().filter(|(_, strategy)| by_syn(*strategy));
+        let tuples: Vec<_> = tuples.map(|(tuple, _)| *tuple).collect();
+        (!tuples.is_empty()).then_some(ReplyOn::Tuples(tuples))
     }
 
     fn searched(punch: &Punch, plan: Plan, tuple: Tuple, random: u32) -> Result<Self, PunchError> {

@@ -41,6 +41,7 @@ impl Drive {
                 if self.fired_id.is_none() {
                     self.fired_id = Some(id);
                 }
+                self.arm();
             }
             Err(error) => self.refused(error),
         }

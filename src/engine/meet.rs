@@ -14,7 +14,8 @@ mod ways;
 pub use error::{MeetError, MeetFailure};
 pub use server_clock::server_clock;
 
-use super::config::Opener;
+use super::config::{Datapath, Opener};
+use super::stock::Stock;
 use super::{Connection, PortMapping, Progress};
 use crate::nat::PortModel;
 use crate::punch::{Budget, Strategies};
@@ -44,6 +45,9 @@ pub struct Meet {
     anyway: bool,
     opener: Opener,
     opener_lead: Option<Duration>,
+    datapath: Datapath,
+    /// Programs that are loaded while the peer is awaited.
+    stock: Option<Stock>,
     pcap: Option<File>,
     proof: bool,
     allowed: Option<Vec<PublicKey>>,
@@ -103,6 +107,8 @@ impl Meet {
             anyway: false,
             opener: Opener::Auto,
             opener_lead: None,
+            datapath: Datapath::Auto,
+            stock: None,
             pcap: None,
             proof: true,
             allowed: None,
@@ -173,6 +179,12 @@ impl Meet {
         self
     }
 
+    /// How packets are caught, as [`Punch::datapath`](super::Punch::datapath).
+    pub fn datapath(mut self, datapath: Datapath) -> Self {
+        self.datapath = datapath;
+        self
+    }
+
     /// Every packet of the likeliest way goes to this file as pcapng.
     pub fn pcap(mut self, file: File) -> Self {
         self.pcap = Some(file);
@@ -207,6 +219,9 @@ impl Meet {
     /// [`MeetFailure`].
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
+        if self.datapath != Datapath::Packet {
+            self.stock = Some(Stock::fill(route.interface_index));
+        }
         let line = self.connect(route.local_ip)?;
         let mut around = Surroundings::new(line.local()?, self.server)?;
         if self.allowed.as_ref().is_none_or(|keys| !keys.is_empty()) {

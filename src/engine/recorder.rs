@@ -51,6 +51,14 @@ impl Recorder {
         self.push(event_of(segment, segment.tuple, Direction::Sent, now.ns_since(self.at), what));
     }
 
+    /// The kernel side sent a segment by itself.
+    pub(super) fn sent_by_kernel(&mut self, segment: &Segment, at: WallTime, what: &str) {
+        tracing::trace!(%segment, what, "sent");
+        self.packets.sent += 1;
+        self.log(at, true, &segment.to_packet());
+        self.push(event_of(segment, segment.tuple, Direction::Sent, at.ns_since(self.at), what));
+    }
+
     /// A probe left.
     pub(super) fn sent_probe(&mut self, packet: &[u8], now: WallTime) {
         self.packets.sent += 1;

@@ -1,6 +1,7 @@
 //! What an attempt did, as one JSON document: schema version 1, `docs/report.schema.json`.
 
 use crate::punch::Plan;
+use crate::sys::ebpf::Counts;
 use crate::wire::{Tuple, WallTime};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -33,6 +34,9 @@ pub struct Report {
     pub packets: Packets,
     /// Resets.
     pub rst: Resets,
+    /// How packets were caught and resets were held back; absent without a punch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datapath: Option<DatapathReport>,
     /// The search; absent where the ports were known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanReport>,
@@ -75,6 +79,7 @@ impl Report {
             handover: None,
             packets: Packets::default(),
             rst: Resets::default(),
+            datapath: None,
             plan: None,
             opener: OpenerReport::default(),
             clock: ClockReport::default(),
@@ -202,11 +207,33 @@ pub struct Packets {
 /// Resets of the attempt.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Resets {
-    /// Segments that our own kernel would have answered with a reset and did not, thanks to the
-    /// guard.
+    /// Segments that our own kernel would have answered with a reset and did not, thanks to guard
+    /// and datapath.
     pub own_suppressed: u64,
     /// Resets that came in and were outlived.
     pub foreign: u64,
+}
+
+/// How packets were caught.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DatapathReport {
+    /// `packet` or `ebpf`.
+    pub name: Cow<'static, str>,
+    /// Why this one.
+    pub why: String,
+    /// What the eBPF programs did, by verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+}
+
+impl DatapathReport {
+    /// Segments that drew no reset because our kernel never saw them, and resets that it sent all
+    /// the same and that did not leave.
+    pub(super) fn held_back(&self) -> u64 {
+        let held =
+            |counts: &Counts| counts.stolen.saturating_sub(counts.resets) + counts.resets_held_back;
+        self.counts.as_ref().map_or(0, held)
+    }
 }
 
 /// The low-TTL opener.

@@ -1,36 +1,30 @@
 //! One punch from its configuration to a descriptor.
 
 use super::config::{Opener, Progress, Punch};
-use super::drive::{Completed, Drive, receive};
+use super::drive::Drive;
 use super::error::{Failure, PunchError};
 use super::field::Field;
+use super::hand_over::Missed;
 use super::installation::Installation;
 use super::prober::Prober;
 use super::recorder::Recorder;
-use super::report::{
-    Fired, Handover, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets,
-};
+use super::report::{Fired, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets};
+use super::tap::Tap;
 use super::{Connection, clock_check};
-use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Purpose, Race, RaceConfig, tsval};
-use crate::sys::{
-    Aside, CallFailed, Capture, Guard, RawSender, Route, Spray, clock, receive_window_scale,
-};
-use crate::wire::{Segment, Seq, Tuple, WallTime};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig};
+use crate::sys::ebpf::{Reply, Watch};
+use crate::sys::{Aside, CallFailed, Guard, RawSender, Route, Spray, clock, receive_window_scale};
+use crate::wire::{Seq, Tuple};
 use nix::errno::Errno;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// More than the window that we offered can hold in segments of any useful size.
-const MOST_MISSED: usize = 256;
 /// Less notice than that is too short for a punch that is late.
 const NOTICE: Duration = Duration::from_millis(2);
 /// What both ends offer at least, three quarters of what the field holds.
 const LEAST_WINDOW: u16 = 0xc000;
 /// From so many tuples on speed counts for more than that this host's firewall sees them all.
 const LARGE: u32 = 20_000;
-/// What is still on its way to a port that lost comes within a round trip and this.
-const LINGER: Duration = Duration::from_millis(100);
 /// The opener's hop limit is decided so long before a search's first opener is due.
 const DECIDING: Duration = Duration::from_millis(10);
 
@@ -73,15 +67,20 @@ impl Punch {
         let random = random()?;
         let field = Field::prepare(&self, tuple, random)?;
         let tuple = field.first();
-        let ports = field.local_ports();
         let (interface, peer) = (route.interface_index, self.peer.ip());
-        let captures = match &field.search {
-            None => vec![Capture::new(interface, &ports, peer)?],
-            // What answers the probes, which a search would have drown in what its openers draw.
-            Some(_) => {
-                vec![Capture::new(interface, &[], peer)?, Capture::search(interface, &ports, peer)?]
-            }
-        };
+        let tap = Tap::open(
+            self.datapath,
+            self.stock.as_ref(),
+            now.until(field.search.as_ref().map_or(self.at, |search| search.opens_at())),
+            &Watch {
+                interface,
+                local: route.local_ip,
+                peer,
+                locals: field.local_ports(),
+                remotes: field.remote_ports(),
+                search: field.search.is_some(),
+            },
+        )?;
         let spray = field.search.as_ref().map(|search| match search.tuples() {
             0..LARGE => Spray::through_host(route.local_ip, peer),
             _ => Spray::new(&route, route.local_ip, peer),
@@ -105,6 +104,12 @@ impl Punch {
             racing: false,
             seed: random,
         };
+        let reply = field.answering().map(|on| Reply {
+            iss,
+            expected_irs: attempt.expected_irs.map_or_else(Vec::new, Vec::from),
+            offer: attempt.offer,
+            on,
+        });
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
         let Field { tuples, search, guards, plan, .. } = field;
         let race = Race::new(RaceConfig { attempt, timeout: self.timeout, tuples, search });
@@ -115,7 +120,10 @@ impl Punch {
             checks_clock: !self.common_clock,
             race,
             sender,
-            captures,
+            tap,
+            missed: Missed::default(),
+            answered: None,
+            reply,
             spray: spray.transpose()?,
             template: None,
             plan,
@@ -176,80 +184,7 @@ impl Drive {
         }
     }
 
-    fn hand_over(mut self, completed: &Completed, aside: Aside) -> Result<Connection, Failure> {
-        let Completed { tcb, last, at } = completed;
-        let installed = self.installation.install(tcb, tsval(clock::now()));
-        if let Ok(false) = installed {
-            // The peer answered our SYN and waits for this. No kernel sends anything before it gets
-            // it, but a peer may.
-            let installed_at = clock::now();
-            let now = tsval(installed_at);
-            if let Some((theirs, _)) = last.options.timestamps.filter(|_| tcb.agreed.timestamps) {
-                let shown = tcb.peer_acknowledges((theirs, now));
-                self.deliver_locally(&shown, "the first timestamp that the kernel echoes is 0");
-            }
-            let echo = last.options.timestamps.map(|(theirs, _)| (now, theirs));
-            self.transmit(&tcb.acknowledge(echo), Purpose::Ack);
-            self.deliver_missed(completed, installed_at);
-        }
-        let finished = installed.and_then(|_| self.finish_installation());
-        let (fd, early_bytes) = match finished {
-            Ok(finished) => finished,
-            Err(error) => return Err(self.fail(PunchError::HandOver(error))),
-        };
-        let ready = clock::now();
-        self.note_transmissions();
-        let mut report = self.report(Outcome::Connected);
-        report.established_ns = Some(at.ns_since(self.at));
-        report.fd_ns = Some(ready.ns_since(self.at));
-        report.handover =
-            Some(Handover { took_ns: ready.ns_since(*at), early_bytes: early_bytes.into() });
-        report.verdict = verdict(ready.ns_since(self.at));
-        if let Some(remark) = self.race.remark() {
-            tracing::warn!("{remark}");
-            report.verdict += "; ";
-            report.verdict += remark;
-        }
-        self.dismantle(aside);
-        Ok(Connection { fd, report })
-    }
-
-    fn finish_installation(&mut self) -> Result<(OwnedFd, u32), CallFailed> {
-        let Some(socket) = self.installation.take(self.tuple) else {
-            return Err(CallFailed { call: "installation", errno: Errno::ENOTCONN });
-        };
-        let unread = socket.unread()?;
-        Ok((socket.finish()?, unread))
-    }
-
-    /// Gives the kernel what came in between the handshake's last segment, that included, and the
-    /// installation. What it has already it recognises.
-    fn deliver_missed(&mut self, completed: &Completed, installed_at: WallTime) {
-        let Completed { tcb, last, .. } = completed;
-        let mut missed = vec![Segment { seq: tcb.rcv_nxt, syn: false, ..last.clone() }];
-        while let (true, Some(Ok(captured))) =
-            (missed.len() < MOST_MISSED, receive(&mut self.captures))
-        {
-            let Ok(segment) = Segment::parse(captured.packet) else { continue };
-            if segment.tuple == tcb.tuple.reversed() && captured.at <= installed_at {
-                self.recorder.received(&segment, captured.packet, captured.at, "early");
-                missed.push(segment);
-            }
-        }
-        for segment in missed.iter().filter(|missed| missed.fin || !missed.payload.is_empty()) {
-            self.deliver_locally(segment, "what came early waits for its repetition");
-        }
-    }
-
-    /// Shows the kernel a segment of the peer over the loopback interface.
-    fn deliver_locally(&self, segment: &Segment, otherwise: &str) {
-        let local = self.tuple.local.ip();
-        if let Err(error) = self.sender.deliver_locally(&segment.to_packet(), local) {
-            tracing::debug!("{otherwise}: {error}");
-        }
-    }
-
-    fn fail(mut self, error: PunchError) -> Failure {
+    pub(super) fn fail(mut self, error: PunchError) -> Failure {
         self.note_transmissions();
         let mut report = self.report(match &error {
             PunchError::TimedOut(_) => Outcome::TimedOut,
@@ -263,7 +198,7 @@ impl Drive {
         Failure { error, report: Some(Box::new(report)) }
     }
 
-    fn report(&mut self, outcome: Outcome) -> Report {
+    pub(super) fn report(&mut self, outcome: Outcome) -> Report {
         let mut timeline = std::mem::take(&mut self.recorder.timeline);
         timeline.sort_by_key(|event| event.at_ns);
         if let Some(prober) = &self.prober {
@@ -273,6 +208,7 @@ impl Drive {
             self.opener.path =
                 prober.path.hops().map(|(hop, from)| (hop, from.to_string())).collect();
         }
+        let datapath = self.tap.report();
         Report {
             schema_version: Report::SCHEMA_VERSION,
             outcome,
@@ -286,9 +222,11 @@ impl Drive {
             handover: None,
             packets: self.recorder.packets,
             rst: Resets {
-                own_suppressed: self.guards.iter().map(Guard::swallowed).sum(),
+                own_suppressed: self.guards.iter().map(Guard::swallowed).sum::<u64>()
+                    + datapath.held_back(),
                 foreign: self.recorder.resets,
             },
+            datapath: Some(datapath),
             plan: self.plan.as_ref().map(PlanReport::from),
             opener: std::mem::take(&mut self.opener),
             clock: clock_check::report(self.one_way),
@@ -301,32 +239,6 @@ impl Drive {
             advice: String::new(),
         }
     }
-
-    /// Closes everything. The kernel takes some ten milliseconds to close a packet socket (it waits
-    /// for an RCU grace period), and 0.2 ms to unlock memory, which the connection need not wait
-    /// for. The connection's guard goes at once, or the port would not be free for the next punch;
-    /// the others stay until what is on its way to their ports has come, lest it draw resets.
-    fn dismantle(mut self, aside: Aside) {
-        if let Err(error) = self.recorder.finish() {
-            tracing::warn!("the capture file cannot be written: {error}");
-        }
-        if let Some(priority) = &mut self.priority {
-            priority.lower();
-        }
-        let Self { tuple, guards, captures, sender, spray, priority, one_way, .. } = self;
-        let (winner, losers): (Vec<_>, Vec<_>) =
-            guards.into_iter().partition(|guard| guard.port() == tuple.local.port());
-        drop(winner);
-        let linger = one_way.map_or(LINGER, |one_way| LINGER + one_way * 2);
-        let linger = if losers.is_empty() { Duration::ZERO } else { linger };
-        aside.close_in_turn((captures, sender, spray, priority), losers, linger);
-    }
-}
-
-fn verdict(connected_ns: i64) -> String {
-    let ms = connected_ns.unsigned_abs() as f64 / 1e6;
-    let side = if connected_ns < 0 { "before" } else { "after" };
-    format!("connected {ms:.1} ms {side} the instant")
 }
 
 /// What a kernel socket would offer on this route, with a window that no two ends are likely to

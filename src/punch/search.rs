@@ -154,6 +154,11 @@ impl Search {
         &self.sources
     }
 
+    /// The ports of the peer.
+    pub fn targets(&self) -> &[u16] {
+        &self.targets
+    }
+
     /// How many tuples there are.
     pub fn tuples(&self) -> u32 {
         self.tuples

@@ -7,8 +7,13 @@ use std::path::Path;
 /// Without these nothing can be sent, caught or installed: raw and packet sockets, TCP_REPAIR.
 pub const NEEDED: [Capability; 2] = [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN];
 
-/// With these the instant is met better: real-time scheduling and locked memory.
-pub const WANTED: [Capability; 2] = [Capability::CAP_SYS_NICE, Capability::CAP_IPC_LOCK];
+/// With these the instant is met better: real-time scheduling and locked memory; and the eBPF
+/// datapath can be loaded.
+pub const WANTED: [Capability; 3] =
+    [Capability::CAP_SYS_NICE, Capability::CAP_IPC_LOCK, LOADING_PROGRAMS];
+
+/// What loading the eBPF datapath takes, and nothing after it: see [`give_up`].
+pub const LOADING_PROGRAMS: Capability = Capability::CAP_BPF;
 
 /// What a process that was started as root needs later, to become the user who called sudo and to
 /// empty its bounding set; pass it to [`narrow`] then.
@@ -88,6 +93,18 @@ pub fn narrow(extra: &[Capability]) -> Result<(), CapabilityError> {
     caps::clear(None, CapSet::Ambient).map_err(system("dropped"))
 }
 
+/// Drops one capability of this thread, which is needed no more.
+///
+/// # Errors
+/// [`CapabilityError::System`] if the kernel refuses.
+pub fn give_up(capability: Capability) -> Result<(), CapabilityError> {
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::drop(None, set, capability)
+            .map_err(|source| CapabilityError::System { doing: "dropped", source })?;
+    }
+    Ok(())
+}
+
 /// The command that gives this very binary all the capabilities it can use; empty if the path of
 /// the binary is unknown.
 pub fn setcap_line() -> String {
@@ -142,11 +159,25 @@ mod tests {
         assert_eq!(
             line,
             format!(
-                "sudo setcap cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep {}",
+                "sudo setcap cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep {}",
                 quoted(&path)
             )
         );
         assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn what_was_given_up_does_not_come_back_and_the_rest_stays() {
+        std::thread::spawn(|| {
+            let before = caps::read(None, CapSet::Permitted).unwrap();
+            give_up(LOADING_PROGRAMS).unwrap();
+            let mut expected = before;
+            expected.remove(&LOADING_PROGRAMS);
+            assert_eq!(caps::read(None, CapSet::Permitted).unwrap(), expected);
+            assert!(caps::raise(None, CapSet::Effective, LOADING_PROGRAMS).is_err());
+        })
+        .join()
+        .unwrap();
     }
 
     /// On its own thread, since capabilities are per thread. Without privilege the same call is

@@ -27,6 +27,11 @@ pub struct Captured<'a> {
     /// Whether the transport checksum may be looked at: offload leaves it unfinished on packets
     /// that never crossed a wire, and has checked it on others.
     pub checksum: Checksum,
+    /// This host's firewall and TCP do not see it; see [`super::Ebpf`].
+    pub stolen: bool,
+    /// The kernel has answered it with a SYN-ACK with this timestamp value; see
+    /// [`super::Ebpf::arm`].
+    pub answered: Option<u32>,
 }
 
 /// What the kernel knows about a transport checksum.
@@ -161,7 +166,8 @@ impl Capture {
             }
         }
         let at = at.unwrap_or_else(super::clock::now);
-        Ok(Some(Captured { packet: &self.buffer[..length.min(LARGEST_PACKET)], at, checksum }))
+        let packet = &self.buffer[..length.min(LARGEST_PACKET)];
+        Ok(Some(Captured { packet, at, checksum, stolen: false, answered: None }))
     }
 }
 

@@ -146,6 +146,29 @@ impl Segment {
         computed == Ok(tcp.checksum())
     }
 
+    /// Whether the TCP checksum of a packet is the sum of its pseudo header alone, which is all that
+    /// a kernel writes where a device is to do the rest.
+    pub fn has_unfinished_checksum(packet: &[u8]) -> bool {
+        let Ok(sliced) = LaxSlicedPacket::from_ip(packet) else { return false };
+        let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { return false };
+        let length = tcp.slice().len() as u32;
+        let addresses = match &sliced.net {
+            Some(LaxNetSlice::Ipv4(ip)) => {
+                [ip.header().source(), ip.header().destination()].concat()
+            }
+            Some(LaxNetSlice::Ipv6(ip)) => {
+                [ip.header().source(), ip.header().destination()].concat()
+            }
+            _ => return false,
+        };
+        let words = addresses.chunks_exact(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1]));
+        let mut sum = words.sum::<u32>() + 6 + (length >> 16) + (length & 0xffff);
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        u32::from(tcp.checksum()) == sum
+    }
+
     /// The whole IP packet, checksums finished. IPv4 leaves with DF set, as Linux sends TCP.
     /// Endpoints of unlike IP versions give an empty packet; [`Tuple`]s never mix them.
     pub fn to_packet(&self) -> Vec<u8> {

@@ -17,12 +17,12 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use tcp_punch::Punch;
-use tcp_punch::engine::{Opener, PunchError};
+use tcp_punch::engine::{Datapath, Opener, PunchError};
 use tcp_punch::punch::{Budget, Key, Strategies};
 use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 
-use crate::job::{How, Job, Outcome, Then, Tuning};
+use crate::job::{How, Job, Outcome, Then, Tuning, Way};
 
 /// Large enough that system calls do not bound the throughput.
 const BUFFER: usize = 256 << 10;
@@ -128,6 +128,11 @@ fn tuned(mut punch: Punch, tuning: Tuning) -> Punch {
     if let Some([packets, entries, rate]) = tuning.budget {
         punch = punch.budget(Budget { packets, entries, rate });
     }
+    punch = punch.datapath(match tuning.datapath {
+        None => Datapath::Auto,
+        Some(Way::Packet) => Datapath::Packet,
+        Some(Way::Ebpf) => Datapath::Ebpf,
+    });
     if tuning.anyway { punch.anyway() } else { punch }
 }
 

@@ -9,11 +9,13 @@ mod capacity;
 mod chance;
 mod clock;
 mod connecting;
+mod ebpf;
 mod end;
 mod firing;
 mod handover;
 mod job;
 mod joined;
+mod leaks;
 mod loss;
 mod machine;
 mod meetings;
@@ -21,6 +23,7 @@ mod output;
 mod pair;
 mod peer;
 mod ports;
+mod reply;
 mod retransmissions;
 mod sample;
 mod searches;
@@ -65,15 +68,19 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 21] = [
+const FIGURES: [(&str, Measurement); 25] = [
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),
+    ("reply", reply::measure),
+    ("leaks", leaks::measure),
     ("retransmissions", retransmissions::measure),
     ("throughput", throughput::measure),
     ("skew", skew::measure),
     ("series", series::measure),
     ("spray", spray::measure),
+    ("ebpf-cost", ebpf::cost),
+    ("ebpf-rate", ebpf::rate),
     ("strategies", strategies::measure),
     ("ports", ports::measure),
     ("sequential", ports::sequential),

@@ -59,6 +59,15 @@ pub(crate) struct Tuning {
     pub(crate) budget: Option<[u32; 3]>,
     /// Whatever the chance.
     pub(crate) anyway: bool,
+    /// Absent: auto.
+    pub(crate) datapath: Option<Way>,
+}
+
+/// How packets are caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Way {
+    Packet,
+    Ebpf,
 }
 
 /// What is done with the connection.

@@ -17,7 +17,7 @@ use crate::sample::Sample;
 use crate::table::{Measured, Row};
 use crate::veth::{Veth, succeed};
 
-const TUPLES: u64 = 65_536;
+pub(crate) const TUPLES: u64 = 65_536;
 const ROUNDS: usize = 15;
 /// The slowest takes half a second, and masscan as much again until it begins.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,7 +81,7 @@ pub(crate) fn measure() -> Result<Measured, Box<dyn Error>> {
 }
 
 /// The host drops IPv4 before anything looks at it. Returns by what.
-fn drop_early(host: &Host) -> Result<&'static str, String> {
+pub(crate) fn drop_early(host: &Host) -> Result<&'static str, String> {
     // A classic program of one instruction, whose result is TC_ACT_SHOT: other actions are modules
     // of their own, which a kernel may lack.
     let words = "filter add dev far0 ingress protocol ip bpf da bytecode";
@@ -112,7 +112,7 @@ fn arrived() -> Result<u64, String> {
 }
 
 /// Thousands of packets a second that arrive at the far end. The program is ended when all have.
-fn rate(veth: &Veth, mut command: Command) -> Result<f64, Box<dyn Error>> {
+pub(crate) fn rate(veth: &Veth, mut command: Command) -> Result<f64, Box<dyn Error>> {
     let scratch = env::temp_dir();
     command.current_dir(scratch).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let passed = veth.far.run(|| {
@@ -172,7 +172,7 @@ fn program(veth: &Veth, name: impl AsRef<OsStr>) -> Command {
 /// Real-time priority would be firmer, but zmap never starts with it.
 const FIRST: &str = "{ echo -20 >/proc/self/autogroup; } 2>/dev/null; exec nice -n -20 \"$@\"";
 
-fn own(veth: &Veth, way: &str) -> Command {
+pub(crate) fn own(veth: &Veth, way: &str) -> Command {
     let mut command = program(veth, env::current_exe().unwrap_or_default());
     command.args([SERVE, way]);
     command

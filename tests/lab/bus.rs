@@ -4,6 +4,7 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
+use crate::datapath;
 use crate::meet::{SERVER, code, network, talk};
 use crate::network::Host;
 use crate::pair::{End, eventually};
@@ -43,7 +44,8 @@ impl Drop for Servers {
 fn meet_at(end: &End, port: u16, arguments: &[&str]) -> Program {
     let mut command = end.program(binary());
     let server = format!("{SERVER}:{port}");
-    Program::start(command.args(["meet", "--server", &server]).args(arguments))
+    command.args(["meet", "--server", &server]).args(datapath::options());
+    Program::start(command.args(arguments))
 }
 
 #[test]

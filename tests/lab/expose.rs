@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown as Which, shutdown};
 
 use crate::capture::Capture;
+use crate::datapath;
 use crate::meet::{self, SERVER, Server};
 use crate::network::Host;
 use crate::pair::{End, Pair};
@@ -85,7 +86,7 @@ impl Home {
     /// `tcp-punch expose` at home, which is called from now on.
     fn expose(&self, to: &str) -> Program {
         let mut command = self.pair.b.program(binary());
-        command.args(["expose", "--server", SERVER, "--to", to]);
+        command.args(["expose", "--server", SERVER, "--to", to]).args(datapath::options());
         command.arg("--identity").arg(self.path("home"));
         command.arg("--peers").arg(self.path("home.peers"));
         let program = Program::start(&mut command);
@@ -106,9 +107,8 @@ impl Home {
     fn reach_words(&self, who: &str, name: &str) -> Vec<String> {
         let path = |name: &str| self.path(name).display().to_string();
         let (identity, peers) = (path(who), path("laptop.peers"));
-        ["reach", name, "--server", SERVER, "--identity", &identity, "--peers", &peers]
-            .map(str::to_owned)
-            .to_vec()
+        let words = ["reach", name, "--server", SERVER, "--identity", &identity, "--peers", &peers];
+        words.map(str::to_owned).into_iter().chain(datapath::options()).collect()
     }
 }
 

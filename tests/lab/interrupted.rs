@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use nix::sys::signal::Signal;
 
 use crate::capture::Capture;
+use crate::datapath;
 use crate::pair::{Pair, eventually, in_ms};
 use crate::program::{Ended, Program, START_UP_MS, binary};
 use crate::trace::{is_full_syn_from, is_probe};
@@ -92,7 +93,7 @@ fn under_nohup_a_hangup_changes_nothing() {
     let wire = Capture::start(&pair.a.host, "eth0");
     let mut nohup = pair.a.program("nohup");
     nohup.arg(binary()).args(["--peer", "203.0.113.1:40000", "--at", &in_ms(60_000).to_string()]);
-    let a = Program::start(&mut nohup);
+    let a = Program::start(nohup.args(datapath::options()));
     wire.first(is_probe);
     // Both are pending before it wakes: had the first one counted, it would be the one named.
     a.signal(Signal::SIGHUP);

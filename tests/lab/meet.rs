@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 
+use crate::datapath;
 use crate::network::Host;
 use crate::pair::{End, Pair, eventually};
 use crate::program::{Ended, Program, binary};
@@ -55,7 +56,8 @@ impl Drop for Server {
 /// `tcp-punch meet --server SERVER`
 pub(crate) fn meet(end: &End, arguments: &[&str]) -> Program {
     let mut command = end.program(binary());
-    Program::start(command.args(["meet", "--server", SERVER]).args(arguments))
+    command.args(["meet", "--server", SERVER]).args(datapath::options());
+    Program::start(command.args(arguments))
 }
 
 /// The code on the first line of standard error.

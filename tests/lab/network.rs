@@ -152,7 +152,8 @@ impl Host {
     /// As [`Host::assert_quiet`], once what a punch closes aside has gone.
     pub(crate) fn becomes_quiet(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !self.proc_net("tcp").iter().all(|line| is_nobodys(line)) {
+        while Instant::now() < deadline && !self.proc_net("tcp").iter().all(|line| is_nobodys(line))
+        {
             thread::sleep(Duration::from_millis(5));
         }
         self.assert_quiet();

@@ -10,6 +10,7 @@ use tcp_punch::sys::clock;
 use tcp_punch::wire::WallTime;
 use tcp_punch::{Connection, Punch};
 
+use crate::datapath::{opening, with_it};
 use crate::network::{Host, Network, PATIENCE};
 
 /// The hosts of one network. Both ends use one port number, as users of port-preserving routers do.
@@ -76,12 +77,12 @@ impl Pair {
 
     /// What host-a punches, before it is changed to suit.
     pub(crate) fn punch_of_a(&self, port: u16, at: WallTime) -> Punch {
-        Punch::new(self.b.at(port), at)
+        with_it(Punch::new(self.b.at(port), at))
     }
 
     /// What host-b punches.
     pub(crate) fn punch_of_b(&self, port: u16, at: WallTime) -> Punch {
-        Punch::new(self.a.at(port), at)
+        with_it(Punch::new(self.a.at(port), at))
     }
 
     /// Punches from both ends for one instant soon, all else by default.
@@ -131,9 +132,9 @@ fn outcome(result: &Result<Connection, Failure>) -> String {
     verdict + &events.collect::<String>()
 }
 
-/// So many milliseconds from now.
+/// So many milliseconds from when a datapath can have been opened.
 pub(crate) fn in_ms(ms: u64) -> WallTime {
-    clock::now().after(Duration::from_millis(ms))
+    clock::now().after(opening() + Duration::from_millis(ms))
 }
 
 /// Does two things at once.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::User;
+use tcp_punch::engine::Report;
 
+use crate::datapath;
 use crate::pair::{End, Pair, both, in_ms};
 use crate::program::{Program, START_UP_MS, binary};
 
@@ -57,7 +59,7 @@ fn without_capabilities_the_missing_ones_and_their_remedy_are_named() {
         "CAP_NET_RAW and CAP_NET_ADMIN are missing",
         &format!(
             "run it with sudo, or once: sudo setcap \
-             cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep {}",
+             cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep {}",
             copy.display()
         ),
     );
@@ -73,7 +75,7 @@ fn with_file_capabilities_any_user_punches() {
     let directory = tempfile::tempdir().expect("a directory");
     let copy = copy_for_all(directory.path());
     let status = Command::new("setcap")
-        .arg("cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock=ep")
+        .arg("cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep")
         .arg(&copy)
         .status();
     assert!(status.expect("setcap runs").success());
@@ -82,6 +84,7 @@ fn with_file_capabilities_any_user_punches() {
     let end = |end: &End, peer: &End, line: &str| {
         let mut command = as_nobody(end, &copy);
         command.args(["--peer", &peer.at(40000).to_string(), "--at", &at]);
+        command.args(datapath::options());
         let mut program = Program::start(&mut command);
         program.type_line(line);
         program.end_input();
@@ -131,4 +134,49 @@ fn a_command_of_root_stays_roots_and_has_no_capability() {
     let none = "0000000000000000";
     let sets = ["Prm", "Eff", "Bnd"].map(|set| format!("Cap{set}:\t{none}\n"));
     assert_eq!(heard, format!("0\n{}", sets.concat()));
+}
+
+/// `tcp-punch` on this host without the capability for eBPF, nor the one that implies it.
+fn without_bpf(end: &End, options: &[&str]) -> Command {
+    let mut command = end.program("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set=-bpf,-sys_admin", &binary()]).args(options);
+    command
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn without_the_capability_for_ebpf_it_is_refused_by_name_and_auto_does_without() {
+    let pair = Pair::behind_nats(&[]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("report.json");
+    let (peer, report) = (pair.b.at(40000).to_string(), path.display().to_string());
+    let at = in_ms(START_UP_MS).to_string();
+    let words = ["--peer", &peer, "--at", &at, "--report", &report];
+    let mut asked = without_bpf(&pair.a, &words);
+    let ended = Program::start(asked.args(["--datapath", "ebpf"])).end();
+    ended.assert_complaint(
+        3,
+        "--datapath ebpf: CAP_BPF is missing",
+        &format!(
+            "run it with sudo, or once: sudo setcap \
+             cap_net_raw,cap_net_admin,cap_sys_nice,cap_ipc_lock,cap_bpf=ep {}",
+            binary()
+        ),
+    );
+    assert!(!path.exists(), "nothing is left behind");
+    pair.a.host.assert_bare();
+
+    let at = in_ms(START_UP_MS);
+    let words = ["--peer", &peer, "--at", &at.to_string(), "--report", &report, "-v"];
+    let mut a = Program::start(&mut without_bpf(&pair.a, &words));
+    let mut b = Program::start(&mut pair.program_b(40000, at));
+    a.end_input();
+    b.end_input();
+    let (a, b) = (a.end(), b.end());
+    assert_eq!((a.status, b.status), (0, 0), "{a:?}\n{b:?}");
+    let told = "INFO packet sockets, no eBPF: CAP_BPF is missing";
+    assert!(a.stderr.contains(told), "{}", a.stderr);
+    let report: Report = serde_json::from_slice(&fs::read(path).expect("written")).expect("JSON");
+    let datapath = report.datapath.expect("it was punched");
+    assert_eq!((datapath.name.as_ref(), datapath.why.as_str()), ("packet", "CAP_BPF is missing"));
 }

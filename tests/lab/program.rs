@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcp_punch::wire::WallTime;
 
+use crate::datapath;
 use crate::network::PATIENCE;
 use crate::pair::{End, Pair};
 
@@ -61,6 +62,7 @@ impl End {
     pub(crate) fn tcp_punch(&self, peer: SocketAddr, at: WallTime) -> Command {
         let mut command = self.program(binary());
         command.args(["--peer", &peer.to_string(), "--at", &at.to_string()]);
+        command.args(datapath::options());
         command
     }
 

@@ -102,7 +102,7 @@ fn blocks_of_sixty_four_ports_meet() {
 fn ports_inside_of_the_routers_own_blocks_are_kept() {
     let pair = behind("to-ports=50000-50063", "to-ports=51000-51063");
     let at = in_ms(300);
-    let (of_a, of_b) = (Punch::new(pair.b.at(51_007), at), Punch::new(pair.a.at(50_007), at));
+    let (of_a, of_b) = (pair.punch_of_a(51_007, at), pair.punch_of_b(50_007, at));
     let (a, b) = pair.connect(of_a.local_port(50_007), of_b.local_port(51_007));
     exchange_lines(&stream(a), &stream(b));
 }

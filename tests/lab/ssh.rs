@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::datapath;
 use crate::network::Host;
 use crate::pair::{Pair, eventually, in_ms};
 use crate::program::{Program, START_UP_MS, binary};
@@ -69,7 +70,8 @@ fn ssh_takes_the_connection_itself() {
 
     let at = in_ms(START_UP_MS);
     let b = Program::start(pair.program_b(40000, at).args(["--connect", "127.0.0.1:2222"]));
-    let proxy = format!("ProxyCommand={} --peer {} --at {at} --fdpass", binary(), pair.b.at(40000));
+    let (peer, datapath) = (pair.b.at(40000), datapath::options().join(" "));
+    let proxy = format!("ProxyCommand={} --peer {peer} --at {at} {datapath} --fdpass", binary());
     let mut ssh = pair.a.program("ssh");
     ssh.args(["-F", "none", "-o", &proxy, "-o", "ProxyUseFdpass=yes"])
         .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])

@@ -99,7 +99,9 @@ pub(super) fn attempts(
             .strategies(agreement.strategies)
             .budget(agreement.budget)
             .opener(opener)
-            .opener_lead(lead);
+            .opener_lead(lead)
+            .datapath(meet.datapath)
+            .stock(meet.stock.clone());
         if !(is_known(&ours) && is_known(&theirs)) {
             punch = punch.models(ours.model, theirs.model);
         }
