@@ -100,7 +100,7 @@ B: connected 20.1 ms after the instant
     0.000  ┼┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┼ the instant
    10.049  │◀────────────────── SYN seq 0 ┤    0.009  SYN at the instant
     0.017  ├ SYN seq 0 ──────────────────▶│   10.057  SYN at the instant
-   10.080  ├ SYN-ACK seq 0 ack 1 ────────▶│   20.120  SYN-ACK to the peer's SYN
+   10.049  ├ SYN-ACK seq 0 ack 1 ────────▶│   20.120  SYN-ACK, by the kernel
    20.126  │◀──────── SYN-ACK seq 0 ack 1 ┤   10.088  SYN-ACK to the peer's SYN
            │                  established ◆   20.120
    20.126  ◆ established                  │
@@ -126,7 +126,7 @@ connected 20.2 ms after the instant
     0.000  ┼┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┼ the instant
     0.017  ├ SYN seq 0 ──────────────────▶│  SYN at the instant
    10.049  │◀────────────────── SYN seq 0 ┤  peer's SYN
-   10.080  ├ SYN-ACK seq 0 ack 1 ────────▶│  SYN-ACK to the peer's SYN
+   10.049  ├ SYN-ACK seq 0 ack 1 ────────▶│  SYN-ACK, by the kernel
    20.126  │◀──────── SYN-ACK seq 0 ack 1 ┤  peer's SYN-ACK: established
    20.126  ◆ established                  │
    20.238  ◆ descriptor ready             │
