@@ -2,6 +2,7 @@
 
 use super::attempt::AttemptConfig;
 use super::handshake::{Handshake, Reaction};
+use super::key::Key;
 use super::mid_stream::MidStream;
 use super::strategy::{First, Strategy};
 use crate::wire::Segment;
@@ -19,7 +20,8 @@ impl Exchange {
         match (strategy.traits().first, expected_irs) {
             (First::Probe, Some(irs)) => Self::MidStream(MidStream::new(tuple, iss, offer, irs)),
             (First::Probe | First::Syn, _) => {
-                let handshake = Handshake::new(tuple, iss, offer, expected_irs);
+                let near = Key::is_near_another_minute(config.agreed);
+                let handshake = Handshake::new(tuple, iss, offer, expected_irs).near_minute(near);
                 Self::Handshake(if racing { handshake.racing() } else { handshake })
             }
         }

@@ -30,6 +30,8 @@ pub struct Handshake {
     unasked: bool,
     /// What a middlebox seems to do.
     remark: Option<&'static str>,
+    /// The peer's instant may well lie in another minute than ours.
+    near_minute: bool,
     /// A reset came in.
     was_reset: bool,
     /// The peer's SYN came in, and was answered.
@@ -106,6 +108,7 @@ impl Handshake {
             speculated: false,
             unasked: false,
             remark: None,
+            near_minute: false,
             was_reset: false,
             heard_syn: false,
             state,
@@ -117,6 +120,12 @@ impl Handshake {
     /// end sends where it has heard the other, and the nominating end on one tuple alone.
     pub fn racing(self) -> Self {
         Self { racing: true, ..self }
+    }
+
+    /// The same, for an instant so near a minute that the peer may start where that of the next or
+    /// the last one has it.
+    pub fn near_minute(self, near: bool) -> Self {
+        Self { near_minute: near, ..self }
     }
 
     /// The SYN-ACK for the SYN that the peer has sent by now, if the key tells its number, though
@@ -263,7 +272,7 @@ impl Handshake {
     /// ours in vain. Where resets are about, they are the reason: a router has closed what only a
     /// SYN opens, and a connection that stands before that would be forgotten there.
     fn lacks_syn(&self) -> bool {
-        self.speculated && !self.was_reset && !self.heard_syn
+        self.expected_irs.is_some() && !self.was_reset && !self.heard_syn
     }
 
     /// A SYN-ACK while other tuples race: maybe nobody asked for it.

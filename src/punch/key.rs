@@ -16,6 +16,9 @@ pub struct Key([u8; 32]);
 /// instants may differ by as much.
 const EPOCH: Duration = Duration::from_secs(60);
 
+/// Clocks that are further apart make a punch too late anyhow.
+const NEAR: Duration = Duration::from_secs(5);
+
 impl Key {
     /// From 32 bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -35,6 +38,13 @@ impl Key {
         let is_early = at.since_epoch().as_secs() % EPOCH.as_secs() < EPOCH.as_secs() / 2;
         let epochs = if is_early { [now, before, after] } else { [now, after, before] };
         epochs.map(|epoch| self.iss_of_epoch(epoch))
+    }
+
+    /// Whether another minute than the instant's is near enough for a peer whose clock is some
+    /// seconds off.
+    pub(super) fn is_near_another_minute(at: WallTime) -> bool {
+        let into = at.since_epoch().as_secs() % EPOCH.as_secs();
+        into < NEAR.as_secs() || into >= EPOCH.as_secs() - NEAR.as_secs()
     }
 
     fn iss_of_epoch(&self, epoch: u64) -> Seq {

@@ -78,6 +78,8 @@ pub(crate) struct Outcome {
     pub(crate) established: [Option<Duration>; 2],
     /// Both ends of one connection: its ports, and what each expects the other to send.
     pub(crate) agree: bool,
+    /// They were when each was established, whatever routers have forgotten since.
+    pub(crate) agreed: bool,
     pub(crate) sent: [u32; 2],
     pub(crate) resets: u32,
     pub(crate) untranslated: u32,
@@ -101,6 +103,8 @@ struct Simulation<'a> {
     conditions: &'a Conditions,
     start: WallTime,
     hosts: [Host; 2],
+    /// The connection of each end when it was established.
+    stood: [Option<(Tuple, Seq, Seq)>; 2],
     routers: [Vec<Router>; 2],
     /// Arrivals at the routers of an end: when, in which order, where, what.
     wire: BinaryHeap<Reverse<(WallTime, u32, usize)>>,
@@ -111,7 +115,9 @@ struct Simulation<'a> {
 
 /// Runs one punch to its end.
 pub(crate) fn punch(conditions: &Conditions) -> Outcome {
-    let start = WallTime::from_unix_ns(1_000_000_000_000);
+    // A minute begins with the second of them.
+    let start = [1_000_000_000_000, 1_000_020_000_000_000][usize::from(conditions.minutes_apart)];
+    let start = WallTime::from_unix_ns(start);
     let measured = start.before(MEASURED);
     let mut random = Random::new(conditions.seed);
     let mut routers = [0, 1].map(|end: usize| -> Vec<Router> {
@@ -152,12 +158,14 @@ pub(crate) fn punch(conditions: &Conditions) -> Outcome {
         outcome: Outcome {
             established: [None; 2],
             agree: false,
+            agreed: false,
             sent: [0; 2],
             resets: 0,
             untranslated: 0,
             chance,
             ladder: String::new(),
         },
+        stood: [None; 2],
         hosts: hosts.each_mut().map(|host| host.take()),
     };
     simulation.forge();
@@ -187,6 +195,9 @@ impl Simulation<'_> {
     }
 
     fn send(&mut self, end: usize, segments: Vec<Segment>, now: WallTime) {
+        if self.stood[end].is_none() {
+            self.stood[end] = self.outside(end);
+        }
         for segment in segments {
             self.outcome.sent[end] += 1;
             self.note(now, end, "sends", &segment);
@@ -280,10 +291,14 @@ impl Simulation<'_> {
     }
 
     fn judge(mut self) -> Outcome {
-        let outside = [0, 1].map(|end: usize| self.outside(end));
-        if let [Some((a, a_snd, a_rcv)), Some((b, b_snd, b_rcv))] = outside {
-            self.outcome.agree = a == b.reversed() && a_snd == b_rcv && b_snd == a_rcv;
-        }
+        let agree = |ends: [Option<(Tuple, Seq, Seq)>; 2]| match ends {
+            [Some((a, a_snd, a_rcv)), Some((b, b_snd, b_rcv))] => {
+                a == b.reversed() && a_snd == b_rcv && b_snd == a_rcv
+            }
+            _ => false,
+        };
+        self.outcome.agreed = agree(self.stood);
+        self.outcome.agree = agree([0, 1].map(|end: usize| self.outside(end)));
         self.outcome.established =
             [0, 1].map(|end: usize| self.hosts[end].established_at.map(|at| self.start.until(at)));
         self.outcome.untranslated = self.routers.iter().flatten().map(|router| router.leaked).sum();

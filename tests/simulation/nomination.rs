@@ -38,7 +38,7 @@ fn a_late_end_is_met_on_one_tuple() {
             ..Conditions::default()
         });
         if outcome.established.iter().all(Option::is_some) {
-            assert!(outcome.agree, "key {key}, seed {seed}: {outcome}");
+            assert!(outcome.agreed, "key {key}, seed {seed}: {outcome}");
         }
     }
 }
@@ -80,7 +80,7 @@ proptest! {
             ..Conditions::default()
         });
         if outcome.established.iter().all(Option::is_some) {
-            prop_assert!(outcome.agree, "{}", outcome);
+            prop_assert!(outcome.agreed, "{}", outcome);
         }
     }
 }

@@ -34,9 +34,9 @@ impl Handshake {
     /// In SYN-RECEIVED the peer may be in any of three states, and netfilter, which has seen our
     /// ACK, lets no SYN-ACK of ours pass any more. So by turns: a probe one below the window, as a
     /// keepalive is (RFC 9293 section 3.8.4), which an established peer answers and which
-    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet. Where the
-    /// peer's router lets no SYN in and our SYN-ACK was lost, neither would do: so the probe says
-    /// all that the SYN-ACK said, its options and its window, and stands in for it.
+    /// completes one in SYN-RECEIVED; and a SYN, for a peer that has heard nothing yet. Where
+    /// both routers let no SYN in and our SYN-ACK was lost, neither would do: so an end that never
+    /// saw the peer's SYN says in the probe all that the SYN-ACK said, its options and its window.
     ///
     /// An end that never saw the peer's SYN repeats its SYN-ACK, too: its own router may have seen
     /// that SYN since, and lets nothing else out then.
@@ -59,21 +59,22 @@ impl Handshake {
     }
 
     /// The SYN-ACK for a SYN that never came in, sent as often before. At first for the likeliest
-    /// number, and for the others in between: the peer's instant may lie in another minute, and our
-    /// router lets out the right one alone.
+    /// number, and near a minute for the others in between: the peer's instant may lie on its other
+    /// side, and our router lets out the right one alone.
     pub(super) fn unasked_syn_ack(&self, before: u32, tsval: u32) -> Option<Segment> {
         let likelihood = [0, 0, 1, 0, 2][before as usize % 5];
-        let irs = self.expected_irs?[likelihood];
+        // A wrong number draws a reset from the peer's router if ours lets it out all the same.
+        let irs = self.expected_irs?[if self.near_minute { likelihood } else { 0 }];
         let unseen = PeerSyn { irs, options: self.syn(0).options };
         Some(self.syn_ack(&unseen, tsval))
     }
 
     /// One below the window, and with a key all that our SYN-ACK says.
     fn probe(&self, peer: &PeerSyn, tsval: u32) -> Segment {
-        match self.expected_irs {
-            Some(_) => Segment { syn: false, ..self.syn_ack(peer, tsval) },
-            None => Segment { seq: self.iss, ..self.ack(peer, tsval) },
+        if self.lacks_syn() {
+            return Segment { syn: false, ..self.syn_ack(peer, tsval) };
         }
+        Segment { seq: self.iss, ..self.ack(peer, tsval) }
     }
 
     pub(super) fn syn_ack(&self, peer: &PeerSyn, tsval: u32) -> Segment {

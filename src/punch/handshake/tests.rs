@@ -103,16 +103,16 @@ fn an_unanswered_syn_ack_is_followed_by_probes_and_syns_by_turns() {
     assert_eq!(flags(2), Some((".".into(), Seq(100))));
 }
 
-/// Where SYNs are blocked nothing else brings what a lost SYN-ACK said: > S. (lost) · > . seq 101
-/// (says nothing) · > . seq 100, with options.
+/// Where both routers block SYNs nothing else brings what a lost SYN-ACK said: < S. unasked ·
+/// > S. (lost) · > . seq 101 (says nothing) · > . seq 100, with options.
 #[test]
 fn a_probe_stands_in_for_a_syn_ack_that_was_lost() {
     let irs = Some([Seq(300), Seq(1), Seq(2)]);
-    let mut peer = Handshake::new(tuple().reversed(), Seq(300), OFFER, Some([Seq(100); 3]));
+    let keyed = Handshake::new(tuple().reversed(), Seq(300), OFFER, Some([Seq(100); 3]));
+    let mut peer = keyed.racing();
     let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs);
-    host.speculate(NOW);
-    let syn = Segment { tuple: tuple().reversed(), ..host.syn(NOW) };
-    let Reaction::Answered { answers, .. } = peer.receive(&syn, NOW) else { panic!() };
+    let unasked = host.speculate(NOW).unwrap();
+    let answers = answers_of(&mut peer, &unasked);
     let heard = |segment: &Segment| Segment { tuple: tuple(), window: 999, ..segment.clone() };
     assert!(matches!(host.receive(&heard(&answers[1]), NOW), Reaction::Ignored(_)));
     let probe = peer.retransmission(0, NOW).unwrap();
@@ -156,7 +156,8 @@ fn an_end_that_never_saw_the_peers_syn_repeats_its_syn_ack_as_well() {
 #[test]
 fn unasked_syn_acks_try_every_number_at_which_the_peer_may_start() {
     let irs = Some([Seq(300), Seq(1), Seq(2)]);
-    let mut host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+    let host = Handshake::new(tuple(), Seq(100), OFFER, irs).racing();
+    let mut host = host.near_minute(true);
     let mut tried = vec![host.speculate(NOW)];
     tried.extend([1, 3, 5, 7].map(|nth| host.retransmission(nth, NOW)));
     let tried: Vec<_> = tried.into_iter().map(|segment| segment.unwrap().ack.unwrap().0).collect();
