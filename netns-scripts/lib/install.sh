@@ -32,9 +32,11 @@ miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
 faketime            faketime      libfaketime    libfaketime    libfaketime
 iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
-    # A STUN client over TCP of another make. Others have none in their packages.
+    # A STUN client over TCP of another make; others have none in their packages. And systemd, for
+    # its units: where it is not the system itself, it is not wanted.
     [[ $(package_manager) != apt-get ]] || cat <<'END'
 escript             erlang-p1-stun -             -              -
+/lib/systemd/systemd systemd      -             -              -
 END
     # Only a picture needs it.
     [[ -z ${draws-} ]] || cat <<'END'

@@ -32,9 +32,9 @@ fn server_and_service_start_hardened_and_stop_in_order() {
         "tcp-punch-serve Seccomp:\t2",
         "tcp-punch-expose ActiveState=active",
         "tcp-punch-expose NRestarts=0",
-        // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_NICE.
-        "tcp-punch-expose CapPrm:\t0000000000803400",
-        "tcp-punch-expose CapBnd:\t0000000000803400",
+        // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_NICE, CAP_BPF.
+        "tcp-punch-expose CapPrm:\t0000008000803400",
+        "tcp-punch-expose CapBnd:\t0000008000803400",
         "tcp-punch-expose NoNewPrivs:\t1",
         "tcp-punch-expose Seccomp:\t2",
         "tcp-punch-expose stopped ExecMainStatus=0",
