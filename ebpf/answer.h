@@ -171,9 +171,10 @@ INLINE long turn_round(struct __sk_buff *skb, const struct packet *packet, struc
 				   change, 0);
 }
 
-/* What is left to do with the packet: TC_ACT_REDIRECT if it is answered. */
+/* The answer leaves before the engine is told: to wake somebody takes longer than all the rest. The
+ * packet itself goes no further. */
 INLINE int answer_syn(struct __sk_buff *skb, const struct packet *packet, struct syn *syn,
-		  const struct reply *reply, __u32 link_header)
+		      const struct reply *reply, __u32 link_header)
 {
 	struct small_event *slot = take_small(skb, packet, EVENT_STOLEN);
 	__u32 tsval;
@@ -182,18 +183,18 @@ INLINE int answer_syn(struct __sk_buff *skb, const struct packet *packet, struct
 		count(COUNT_LOST);
 		return TC_ACT_SHOT;
 	}
+	tsval = timestamp(reply, slot->event.at_ns);
+	/* An interface that cannot send leaves the answer to the engine. */
+	if (!turn_round(skb, packet, syn, reply, tsval, link_header) &&
+	    !bpf_clone_redirect(skb, skb->ifindex, 0)) {
+		slot->event.flags |= EVENT_ANSWERED;
+		slot->event.reply_tsval = tsval;
+		count(COUNT_ANSWERED);
+	}
 	count(COUNT_COPIED);
 	count(COUNT_STOLEN);
-	tsval = timestamp(reply, slot->event.at_ns);
-	if (turn_round(skb, packet, syn, reply, tsval, link_header)) {
-		bpf_ringbuf_submit(slot, 0);
-		return TC_ACT_SHOT;
-	}
-	slot->event.flags |= EVENT_ANSWERED;
-	slot->event.reply_tsval = tsval;
 	bpf_ringbuf_submit(slot, 0);
-	count(COUNT_ANSWERED);
-	return bpf_redirect(skb->ifindex, 0);
+	return TC_ACT_SHOT;
 }
 
 #endif

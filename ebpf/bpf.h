@@ -35,7 +35,8 @@ static __s64 (*const bpf_csum_diff)(__be32 *from, __u32 from_size, __be32 *to, _
 	(void *)BPF_FUNC_csum_diff;
 static long (*const bpf_csum_level)(struct __sk_buff *skb, __u64 level) =
 	(void *)BPF_FUNC_csum_level;
-static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+static long (*const bpf_clone_redirect)(struct __sk_buff *skb, __u32 ifindex, __u64 flags) =
+	(void *)BPF_FUNC_clone_redirect;
 static void *(*const bpf_ringbuf_reserve)(void *ringbuf, __u64 size, __u64 flags) =
 	(void *)BPF_FUNC_ringbuf_reserve;
 static void (*const bpf_ringbuf_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;

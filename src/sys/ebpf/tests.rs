@@ -3,18 +3,19 @@
 
 mod answers;
 mod btf;
+mod tun;
 mod verdicts;
 
 use super::*;
 use crate::wire::Options;
 use aya::programs::{TestRun, TestRunOptions};
 use std::net::SocketAddr;
+use std::process::Command;
 
 const OFFER: Offer = Offer { mss: 1460, window_scale: 7, window: 65408, mark: 5 };
 
 const PASS: u32 = u32::MAX;
 const DROP: u32 = 2;
-const REDIRECT: u32 = 7;
 
 const V4: [&str; 2] = ["192.168.1.2:40000", "203.0.113.1:40001"];
 const V6: [&str; 2] = ["[2001:db8:a::2]:40000", "[2001:db8:b::2]:40001"];
@@ -45,6 +46,33 @@ fn frame(packet: &[u8]) -> Vec<u8> {
     [&MACS[0][..], &MACS[1], &ether_type, packet].concat()
 }
 
+/// Moves this thread to a network of its own: answers leave by its loopback device, where nobody
+/// is to hear them.
+fn alone() {
+    thread_local!(static ALONE: () = {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+        ip("link set lo up");
+    });
+    ALONE.with(|()| ());
+}
+
+fn ip(line: &str) {
+    let status = Command::new("ip").args(line.split(' ')).status().expect("ip runs");
+    assert!(status.success(), "ip {line}: {status}");
+}
+
+fn watch(ends: [&str; 2], search: bool) -> Watch {
+    let Tuple { local, remote } = tuple(ends);
+    Watch {
+        interface: 1,
+        local: local.ip(),
+        peer: remote.ip(),
+        locals: vec![40_000, 40_003],
+        remotes: vec![40_001, 65_535],
+        search,
+    }
+}
+
 /// Loaded programs of which nothing is hung in.
 struct Rig(Ebpf);
 
@@ -63,16 +91,10 @@ impl Rig {
     }
 
     fn watching(ends: [&str; 2], search: bool) -> Self {
-        let Tuple { local, remote } = tuple(ends);
-        let watch = Watch {
-            interface: 1,
-            local: local.ip(),
-            peer: remote.ip(),
-            locals: vec![40_000, 40_003],
-            remotes: vec![40_001, 65_535],
-            search,
-        };
-        let mut rig = Self(Ebpf::load(&watch, 14).expect("root, clang at build time, Linux 5.8"));
+        alone();
+        let mut rig = Self(
+            Ebpf::load(&watch(ends, search), 14).expect("root, clang at build time, Linux 5.8"),
+        );
         // Whatever the machine of the tests tracks.
         rig.0.rule.flags &= !Rule::HOST_TRACKS;
         rig.0.write_rule().unwrap();
@@ -111,7 +133,7 @@ impl Rig {
     fn ingress(&mut self, packet: &[u8]) -> u32 {
         let frame = frame(packet);
         let (verdict, out) = self.run("ingress", &frame);
-        assert!(verdict == REDIRECT || out == frame, "changed: {out:02x?}");
+        assert!(out == frame, "changed: {out:02x?}");
         verdict
     }
 
@@ -136,6 +158,16 @@ impl Rig {
         assert_eq!(caught.packet, packet);
         assert!(caught.stolen && caught.answered.is_none(), "{caught:?}");
         assert!(self.caught().is_none());
+    }
+
+    /// Comes in, and is answered: the frame that leaves, and what the engine is told.
+    fn assert_answered(&mut self, frame: &[u8]) -> (Vec<u8>, Caught) {
+        let (verdict, out) = self.run("ingress", frame);
+        assert_eq!(verdict, DROP, "the SYN itself goes no further");
+        let caught = self.caught().expect("the engine is told");
+        assert!(caught.stolen && caught.answered.is_some(), "{caught:?}");
+        assert!(self.caught().is_none());
+        (out, caught)
     }
 
     /// Comes in, and nothing is made of it.

@@ -6,7 +6,11 @@ use crate::punch::{Handshake, Reaction};
 const KEY: [Seq; 3] = [Seq(250), IRS, Seq(350)];
 
 /// What the engine answers, if its clock shows what makes it write this timestamp value.
-fn engines_answer(packet: &[u8], expected: Option<[Seq; 3]>, wire_tsval: u32) -> Vec<u8> {
+pub(super) fn engines_answer(
+    packet: &[u8],
+    expected: Option<[Seq; 3]>,
+    wire_tsval: u32,
+) -> Vec<u8> {
     let segment = Segment::parse(packet).unwrap();
     let tsval = match expected {
         // Above the three bits of the mark the engine goes back by eight.
@@ -22,12 +26,9 @@ fn engines_answer(packet: &[u8], expected: Option<[Seq; 3]>, wire_tsval: u32) ->
 
 fn assert_answered_as_the_engine_does(rig: &mut Rig, packet: &[u8], expected: Option<[Seq; 3]>) {
     let before = crate::punch::tsval(super::super::super::clock::now());
-    let (verdict, out) = rig.run("ingress", &frame(packet));
-    assert_eq!(verdict, REDIRECT);
-    let caught = rig.caught().expect("the engine is told");
+    let (out, caught) = rig.assert_answered(&frame(packet));
     assert_eq!(caught.packet, packet, "of the SYN as it came in");
     let tsval = caught.answered.expect("that it was answered");
-    assert!(caught.stolen);
     let age = before.wrapping_sub(tsval) as i32;
     assert!((-50..=16).contains(&age), "the timestamp is the wall clock's, {age} ms off");
     let answer = engines_answer(packet, expected, tsval);
@@ -73,9 +74,8 @@ fn what_a_router_may_change_on_the_way_does_not_show_in_the_answer() {
     packet[20 + 13] |= 0xc0; // ECN setup, RFC 3168
     let mut rig = Rig::armed(V4, &[]);
     // Neither checksum was brought up to date: what answers has to be as right, or as wrong.
-    let (verdict, out) = rig.run("ingress", &frame(&packet));
-    assert_eq!(verdict, REDIRECT);
-    let tsval = rig.caught().unwrap().answered.unwrap();
+    let (out, caught) = rig.assert_answered(&frame(&packet));
+    let tsval = caught.answered.unwrap();
     let answer = engines_answer(&syn(V4).to_packet(), None, tsval);
     assert_eq!(out[14..14 + 36], answer[..36]);
     assert_eq!(out[14 + 38..], answer[38..]);
@@ -88,9 +88,8 @@ fn a_padded_frame_is_answered_without_the_padding_being_read() {
     let mut padded = frame(&packet);
     padded.extend([0xaa; 6]);
     let mut rig = Rig::armed(V4, &[]);
-    let (verdict, out) = rig.run("ingress", &padded);
-    let caught = rig.caught().unwrap();
-    assert_eq!((verdict, caught.packet), (REDIRECT, packet.clone()));
+    let (out, caught) = rig.assert_answered(&padded);
+    assert_eq!(caught.packet, packet);
     let answer = engines_answer(&packet, None, caught.answered.unwrap());
     assert_eq!(out[14..14 + answer.len()], answer);
 }
@@ -99,16 +98,16 @@ fn a_padded_frame_is_answered_without_the_padding_being_read() {
 fn a_search_answers_on_every_pair_of_its_ports() {
     let mut rig = Rig::watching(V4, true);
     rig.arm(&[], ReplyOn::All);
-    for (local, remote, verdict) in [
-        (40_000, 40_001, REDIRECT),
-        (40_003, 65_535, REDIRECT),
-        (40_003, 40_002, DROP),
-        (40_001, 40_001, PASS),
-    ] {
+    let syn_between = |local, remote| {
         let ends = [other_port(V4[0], local), other_port(V4[1], remote)];
-        let packet = syn([&ends[0], &ends[1]]).to_packet();
-        assert_eq!(rig.run("ingress", &frame(&packet)).0, verdict, "{local} {remote}");
+        syn([&ends[0], &ends[1]]).to_packet()
+    };
+    for (local, remote) in [(40_000, 40_001), (40_003, 65_535)] {
+        rig.assert_answered(&frame(&syn_between(local, remote)));
     }
+    assert_eq!(rig.ingress(&syn_between(40_003, 40_002)), PASS);
+    assert!(!rig.caught().expect("an event").stolen);
+    rig.assert_untouched(&syn_between(40_001, 40_001));
 }
 
 #[test]
@@ -117,8 +116,7 @@ fn without_arms_no_syn_is_answered() {
     let mut rig = Rig::new(V4);
     rig.assert_stolen(&packet);
     rig.arm(&[], ReplyOn::Tuples(vec![tuple(V4)]));
-    assert_eq!(rig.run("ingress", &frame(&packet)).0, REDIRECT);
-    assert!(rig.caught().is_some());
+    rig.assert_answered(&frame(&packet));
     rig.0.disarm().unwrap();
     rig.assert_stolen(&packet);
     let other = [V4[0], &other_port(V4[1], 9)];
@@ -133,4 +131,17 @@ fn more_numbers_than_there_is_room_for_are_refused() {
         |count| Reply { iss: ISS, expected_irs: vec![IRS; count], offer: OFFER, on: ReplyOn::All };
     rig.0.arm(&reply(abi::MOST_EXPECTED)).unwrap();
     assert_eq!(rig.0.arm(&reply(abi::MOST_EXPECTED + 1)).unwrap_err().errno, Errno::E2BIG);
+}
+
+#[test]
+fn an_interface_that_cannot_send_leaves_the_answer_to_the_engine() {
+    let mut rig = Rig::armed(V4, &[]);
+    ip("link set lo down");
+    let packet = syn(V4).to_packet();
+    let (verdict, _) = rig.run("ingress", &frame(&packet));
+    ip("link set lo up");
+    assert_eq!(verdict, DROP);
+    let caught = rig.caught().expect("an event");
+    assert!(caught.stolen && caught.answered.is_none() && caught.packet == packet, "{caught:?}");
+    assert_eq!(rig.0.counts().answered, 0);
 }

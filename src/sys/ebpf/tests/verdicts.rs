@@ -36,8 +36,7 @@ fn after_a_few_strangers_or_resets_the_engine_decides() {
         for _ in 0..15 {
             rig.assert_stolen(&flood);
         }
-        assert_eq!(rig.run("ingress", &frame(&peer)).0, REDIRECT);
-        assert!(rig.caught().is_some());
+        rig.assert_answered(&frame(&peer));
         rig.assert_stolen(&flood);
         rig.assert_stolen(&peer);
     }
@@ -58,8 +57,7 @@ fn our_own_syn_that_comes_back_is_left_to_the_engine() {
         Segment { window: OFFER.window - 1, ..own.clone() },
         Segment { options: Options { timestamps: Some((801, ISS.0)), ..own.options }, ..own },
     ] {
-        assert_eq!(rig.run("ingress", &frame(&theirs.to_packet())).0, REDIRECT);
-        assert!(rig.caught().is_some());
+        rig.assert_answered(&frame(&theirs.to_packet()));
     }
 }
 
@@ -187,8 +185,25 @@ fn a_released_tuple_is_left_alone_in_both_directions() {
     rig.assert_untouched(&rst(V4).to_packet());
     let ours = Segment { tuple: tuple(V4), ..rst(V4) };
     assert_eq!(rig.egress(&ours.to_packet()), PASS);
-    let neighbour = [V4[0], &other_port(V4[1], 40_002)];
+    let neighbour = [V4[0], &other_port(V4[1], 65_535)];
     rig.assert_stolen(&syn(neighbour).to_packet());
+}
+
+#[test]
+fn what_comes_from_a_port_that_is_not_tried_is_shown_and_left_to_the_host() {
+    let beside = other_port(V4[1], 40_002);
+    let ends = [V4[0], &beside];
+    for search in [false, true] {
+        let mut rig = Rig::watching(V4, search);
+        rig.arm(&[], ReplyOn::All);
+        assert_eq!(rig.ingress(&syn(ends).to_packet()), PASS);
+        let caught = rig.caught().expect("an event");
+        assert!(!caught.stolen && caught.answered.is_none());
+        assert_eq!(rig.ingress(&rst(ends).to_packet()), PASS);
+        assert_eq!(rig.caught().is_some(), !search, "a search wants no resets");
+        let Counts { copied, stolen, resets, .. } = rig.0.counts();
+        assert_eq!((copied, stolen, resets), (if search { 1 } else { 2 }, 0, 0));
+    }
 }
 
 #[test]
