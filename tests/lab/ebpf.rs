@@ -142,7 +142,7 @@ fn a_program_that_hangs_there_already_sees_what_is_not_ours() {
     veth.far.must("tc qdisc add dev far0 clsact");
     let mut filter = veth.far.command("tc");
     // All that is IPv4 is dropped.
-    filter.args("filter add dev far0 ingress protocol ip prio 1 bpf da bytecode".split(' '));
+    filter.args("filter add dev far0 ingress protocol ip prio 9 bpf da bytecode".split(' '));
     assert!(filter.arg("1,6 0 0 2").status().expect("tc runs").success());
     assert!(!connects());
     for hook in HOOKS {
