@@ -8,7 +8,6 @@ mod bad_input;
 mod binding;
 mod bus;
 mod capture;
-mod clock_set;
 mod connects;
 mod datapath;
 mod destinations;
