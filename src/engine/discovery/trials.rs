@@ -171,8 +171,14 @@ impl Trials {
         let mut told = false;
         self.ask_for_syns(observations)?;
         self.cross(observations)?;
+        let mut crossed_again = false;
         loop {
             let now = Instant::now();
+            // A packet of it may have been lost: what is blocked is blocked twice.
+            if !crossed_again && self.filter[2].is_some_and(|syn| syn.is_refused()) {
+                crossed_again = true;
+                self.cross(observations)?;
+            }
             if sent < TIMES && now >= again {
                 self.send_ack()?;
                 if let Some(external) = translated {
