@@ -11,7 +11,7 @@ use tcp_punch::sys::clock;
 use tcp_punch::wire::{Segment, WallTime};
 
 use crate::capture::Capture;
-use crate::job::{How, Job, Outcome, Then};
+use crate::job::{How, Job, Outcome, Then, Tuning, Way};
 use crate::kind::Kind;
 use crate::network::{Host, Network, PATIENCE};
 use crate::pair::{Pair, Running, fresh_port};
@@ -29,6 +29,10 @@ const BRIEF: Window =
 /// What a search sends in a second, and the most that it opens, by the default budget.
 const SEARCH_RATE: u32 = 10_000;
 const MOST_TUPLES: u32 = 2_000;
+/// A process that loads eBPF programs is busy with that for a tenth of a second, and eighty of them
+/// on two cores for longer than there is notice.
+const PUNCH: Tuning =
+    Tuning { strategies: None, budget: None, anyway: false, datapath: Some(Way::Packet) };
 /// Pause of the connect() loop: long enough for the reset to be gone from the way.
 const PAUSE_MS: u64 = 5;
 /// How often a trial is repeated whose processes were not ready.
@@ -197,7 +201,7 @@ impl<'a> Sides<'a> {
             port,
             patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
             how: match method {
-                Method::Punch => How::Punch { opener: true },
+                Method::Punch => How::Tuned(PUNCH),
                 Method::Connect => How::ConnectLoop { pause_ms: PAUSE_MS },
             },
             then: Then::Exchange { bytes: GREETING },
