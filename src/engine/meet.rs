@@ -220,7 +220,7 @@ impl Meet {
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
         if self.datapath != Datapath::Packet {
-            self.stock = Some(Stock::fill(route.interface_index));
+            self.stock = Some(Stock::ahead(route.interface_index, false));
         }
         let line = self.connect(route.local_ip)?;
         let mut around = Surroundings::new(line.local()?, self.server)?;

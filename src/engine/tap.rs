@@ -4,7 +4,7 @@ use super::config::Datapath;
 use super::error::PunchError;
 use super::report::DatapathReport;
 use super::stock::Stock;
-use crate::sys::ebpf::{Ebpf, Reply, Watch};
+use crate::sys::ebpf::{Ebpf, EbpfError, Reply, Watch};
 use crate::sys::{CallFailed, Capture, Captured};
 use crate::wire::{Tuple, WallTime};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,9 +35,9 @@ pub(super) struct Answered {
     pub(super) at: WallTime,
 }
 
-/// Loading and hanging in takes the kernel 30 ms, several times that where it is busy; and a late
-/// SYN is worse than a late SYN-ACK.
-const LOADING: Duration = Duration::from_millis(150);
+/// Programs that are not there so long before the first segment is due come too late: a late SYN is
+/// worse than a late SYN-ACK.
+const RESERVE: Duration = Duration::from_millis(100);
 
 impl Tap {
     /// Begins to listen, so long before the first segment is due.
@@ -50,27 +50,25 @@ impl Tap {
         ahead: Duration,
         watch: &Watch,
     ) -> Result<Self, PunchError> {
-        let loaded = stock.and_then(Stock::take);
-        // A search needs a larger ring than what is loaded ahead has.
-        let too_near = (loaded.is_none() || watch.search) && ahead < LOADING;
-        let ebpf = || match loaded {
-            Some(loaded) => loaded.watching(watch),
-            None => Ebpf::new(watch),
-        };
+        let loaded = stock.and_then(Stock::take).filter(|it| it.suits(watch));
         let asked = || "as asked".to_owned();
-        let (ebpf, why) = match datapath {
-            Datapath::Packet => (None, asked()),
-            Datapath::Ebpf => (Some(ebpf()?), asked()),
-            Datapath::Auto if too_near => (None, "the instant is too near to load programs".into()),
-            Datapath::Auto => match ebpf() {
-                Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
-                Err(error) => {
-                    // Who punches again and again is told once.
-                    static TOLD: Once = Once::new();
-                    TOLD.call_once(|| tracing::info!("packet sockets, no eBPF: {error}"));
-                    (None, error.to_string())
+        let (ebpf, why) = match (datapath, loaded) {
+            (Datapath::Packet, _) => (None, asked()),
+            (Datapath::Ebpf, Some(loaded)) => (Some(loaded.watching(watch)?), asked()),
+            (Datapath::Ebpf, None) => (Some(Ebpf::new(watch)?), asked()),
+            (Datapath::Auto, loaded) => {
+                let loaded = loaded.map_or_else(|| in_time(watch, ahead), Ok);
+                match loaded.and_then(|it| it.watching(watch).map_err(Some)) {
+                    Ok(ebpf) => (Some(ebpf), "this host can run it".into()),
+                    Err(None) => (None, "the instant is too near to load programs".into()),
+                    Err(Some(error)) => {
+                        // Who punches again and again is told once.
+                        static TOLD: Once = Once::new();
+                        TOLD.call_once(|| tracing::info!("packet sockets, no eBPF: {error}"));
+                        (None, error.to_string())
+                    }
                 }
-            },
+            }
         };
         let by = match ebpf {
             Some(ebpf) => By::Ebpf(Box::new(ebpf)),
@@ -161,6 +159,14 @@ impl Tap {
             By::Ebpf(ebpf) => ("ebpf", Some(ebpf.counts())),
         };
         DatapathReport { name: name.into(), why: self.why.clone(), counts }
+    }
+}
+
+/// The programs, unless they are not there in time.
+fn in_time(watch: &Watch, ahead: Duration) -> Result<Ebpf, Option<EbpfError>> {
+    match ahead.checked_sub(RESERVE) {
+        Some(patience) => Stock::ahead(watch.interface, watch.search).within(patience),
+        None => Err(None),
     }
 }
 

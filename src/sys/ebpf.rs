@@ -9,6 +9,8 @@ mod counts;
 mod error;
 mod hook;
 mod keeper;
+mod link;
+mod loader;
 mod netlink;
 mod support;
 
@@ -22,21 +24,15 @@ use super::capture::{Captured, Checksum};
 use crate::punch::Offer;
 use crate::wire::{Segment, Seq, Tuple, WallTime};
 use abi::{Ends, Event, ExactTuple, Rule};
-use aya::EbpfLoader;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use link::{Link, LinkHeader};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::{ClockId, clock_gettime};
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// What the build compiled; empty where it could not.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
-/// Why it could not.
-const MISSING: &str = env!("EBPF_MISSING");
 
 /// Room for a window of segments that all come at once.
 const RING: u32 = 1 << 20;
@@ -63,6 +59,8 @@ pub struct Ebpf {
     ring: RingBuf<MapData>,
     ends: Ends,
     rule: Box<Rule>,
+    /// Whether its ring has room for what a search draws.
+    roomy: bool,
     search: bool,
     /// Tuples on which a SYN may be answered.
     answering: Vec<ExactTuple>,
@@ -70,24 +68,6 @@ pub struct Ebpf {
     /// What is to be added to the kernel's clock, and until when on that clock it holds.
     wall_offset_ns: i64,
     offset_holds_ns: u64,
-}
-
-/// An interface.
-struct Link {
-    name: String,
-    /// Bytes before the IP header.
-    header: u32,
-}
-
-impl Link {
-    fn of(interface: u32) -> Result<Self, EbpfError> {
-        let name = hook::name(interface)?;
-        let header = link_header(&name).map_err(|failed| match failed.errno {
-            Errno::ENODEV => EbpfError::NoInterface(interface),
-            _ => EbpfError::Call(failed),
-        })?;
-        Ok(Self { name, header })
-    }
 }
 
 /// What is to be caught, and where.
@@ -137,7 +117,7 @@ impl Ebpf {
     /// # Errors
     /// [`EbpfError`] says why not.
     pub fn available() -> Result<(), EbpfError> {
-        support::check(MISSING)
+        loader::check()
     }
 
     /// Drops CAP_BPF of this thread, which nothing needs once [`Ebpf::new`] is through. Before Linux
@@ -152,12 +132,12 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Loads the programs and hangs them in.
+    /// Loads the programs, hangs them in, and catches this.
     ///
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn new(watch: &Watch) -> Result<Self, EbpfError> {
-        Self::at(watch, None)
+        Self::ahead(watch.interface, watch.search)?.watching(watch)
     }
 
     /// Likewise, by this hook and no other.
@@ -165,66 +145,55 @@ impl Ebpf {
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn hooked(watch: &Watch, hook: Hook) -> Result<Self, EbpfError> {
-        Self::at(watch, Some(hook))
+        Self::hung_in(watch.interface, watch.search, Some(hook))?.watching(watch)
     }
 
     /// Loads the programs and hangs them in, and catches nothing yet: that takes the kernel tens of
-    /// milliseconds, which there may be before it is known what is to be caught.
+    /// milliseconds, which there may be before it is known what is to be caught. A search needs
+    /// more room.
     ///
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
-    pub fn ahead(interface: u32) -> Result<Self, EbpfError> {
-        let link = Link::of(interface)?;
-        Self::loaded(link.header, RING)?.attach(interface, &link, None)
+    pub fn ahead(interface: u32, search: bool) -> Result<Self, EbpfError> {
+        Self::hung_in(interface, search, None)
     }
 
-    /// Catches this from now on, if it was made [`Ebpf::ahead`] for that; else as [`Ebpf::new`].
+    /// Whether what was made [`Ebpf::ahead`] hangs where this is to be caught, and has the room.
+    pub fn suits(&self, watch: &Watch) -> bool {
+        self.interface == watch.interface && (self.roomy || !watch.search)
+    }
+
+    /// Catches this from now on, where it [`Ebpf::suits`].
     ///
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn watching(mut self, watch: &Watch) -> Result<Self, EbpfError> {
-        if watch.search || self.interface != watch.interface {
-            return Self::new(watch);
-        }
-        self.watch(watch)?;
+        let wanted =
+            if watch.search { Rule::PROBES } else { Rule::RESETS | Rule::PROBES | Rule::ERRORS };
+        self.search = watch.search;
+        self.ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
+        *self.rule = Rule {
+            flags: wanted,
+            locals: abi::port_set(&watch.locals),
+            remotes: abi::port_set(&watch.remotes),
+        };
+        self.look_for_tracking();
+        self.write_rule()?;
         Ok(self)
     }
 
-    fn at(watch: &Watch, wanted: Option<Hook>) -> Result<Self, EbpfError> {
-        let link = Link::of(watch.interface)?;
-        Self::load(watch, link.header)?.attach(watch.interface, &link, wanted)
-    }
-
-    fn attach(
-        mut self,
-        interface: u32,
-        link: &Link,
-        wanted: Option<Hook>,
-    ) -> Result<Self, EbpfError> {
-        let (hook, keeper) = Hook::attach(&mut self.programs, interface, wanted)?;
+    fn hung_in(interface: u32, search: bool, wanted: Option<Hook>) -> Result<Self, EbpfError> {
+        let link = Link::of(interface)?;
+        let mut ebpf = Self::loaded(link.header, search)?;
+        let (hook, keeper) = Hook::attach(&mut ebpf.programs, interface, wanted)?;
         tracing::debug!(interface = link.name, ?hook, "eBPF datapath");
-        (self.hook, self.keeper, self.interface) = (Some(hook), keeper, interface);
-        Ok(self)
-    }
-
-    /// Loads the programs and fills their maps.
-    fn load(watch: &Watch, link_header: u32) -> Result<Self, EbpfError> {
-        let ring = if watch.search { SEARCH_RING } else { RING };
-        let mut ebpf = Self::loaded(link_header, ring)?;
-        ebpf.watch(watch)?;
+        (ebpf.hook, ebpf.keeper, ebpf.interface) = (Some(hook), keeper, interface);
         Ok(ebpf)
     }
 
-    fn loaded(link_header: u32, ring: u32) -> Result<Self, EbpfError> {
-        Self::available()?;
-        raise_memory_limit();
-        let mut programs = EbpfLoader::new()
-            .override_global("link_header", &link_header, true)
-            .map_max_entries("events", ring)
-            .load(OBJECT)?;
-        for name in ["ingress", "egress"] {
-            hook::program(&mut programs, name)?.load()?;
-        }
+    fn loaded(link_header: &'static LinkHeader, roomy: bool) -> Result<Self, EbpfError> {
+        let ring = if roomy { SEARCH_RING } else { RING };
+        let mut programs = loader::load(link_header, ring)?;
         let mut map = |name: &str| {
             let missing = || EbpfError::Object(format!("it has no map {name}"));
             programs.take_map(name).ok_or_else(missing)
@@ -244,26 +213,13 @@ impl Ebpf {
             interface: 0,
             ends: Ends { local: nobody, peer: nobody },
             rule: Box::new(Rule { flags: 0, locals: no_ports, remotes: no_ports }),
+            roomy,
             search: false,
             answering: Vec::new(),
             buffer: Vec::new(),
             wall_offset_ns: 0,
             offset_holds_ns: 0,
         })
-    }
-
-    fn watch(&mut self, watch: &Watch) -> Result<(), EbpfError> {
-        let wanted =
-            if watch.search { Rule::PROBES } else { Rule::RESETS | Rule::PROBES | Rule::ERRORS };
-        self.search = watch.search;
-        self.ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
-        *self.rule = Rule {
-            flags: wanted,
-            locals: abi::port_set(&watch.locals),
-            remotes: abi::port_set(&watch.remotes),
-        };
-        self.look_for_tracking();
-        Ok(self.write_rule()?)
     }
 
     /// By what it is hung in.
@@ -499,40 +455,6 @@ fn wall_offset_ns() -> i64 {
     let wall = read(ClockId::CLOCK_REALTIME);
     let after = read(ClockId::CLOCK_MONOTONIC);
     wall - (before + (after - before) / 2)
-}
-
-/// How many bytes stand before the IP header on this interface: 14, or none where the link layer is
-/// not Ethernet's.
-fn link_header(interface: &str) -> Result<u32, CallFailed> {
-    const CALL: &str = "ioctl(SIOCGIFHWADDR)";
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    use std::os::fd::AsRawFd;
-    let probe = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-    let probe = probe.named("socket(SOCK_DGRAM)")?;
-    // SAFETY: all zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // One byte less, so that the name ends.
-    let room = request.ifr_name.len() - 1;
-    for (to, from) in request.ifr_name.iter_mut().take(room).zip(interface.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: the request is one of this ioctl's and lives as long as the call, which fills the
-    // field that is read then.
-    let family = unsafe {
-        let result = libc::ioctl(probe.as_raw_fd(), libc::SIOCGIFHWADDR as _, &raw mut request);
-        Errno::result(result).named(CALL)?;
-        request.ifr_ifru.ifru_hwaddr.sa_family
-    };
-    Ok(if matches!(family, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK) { 14 } else { 0 })
-}
-
-/// Before Linux 5.11 maps count as locked memory, of which 64 KiB are usual. It may not be granted.
-fn raise_memory_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
-    }
 }
 
 #[cfg(test)]

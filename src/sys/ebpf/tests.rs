@@ -92,9 +92,8 @@ impl Rig {
 
     fn watching(ends: [&str; 2], search: bool) -> Self {
         alone();
-        let mut rig = Self(
-            Ebpf::load(&watch(ends, search), 14).expect("root, clang at build time, Linux 5.8"),
-        );
+        let loaded = Ebpf::loaded(&14, search).expect("root, clang at build time, Linux 5.8");
+        let mut rig = Self(loaded.watching(&watch(ends, search)).expect("maps"));
         // Whatever the machine of the tests tracks.
         rig.0.rule.flags &= !Rule::HOST_TRACKS;
         rig.0.write_rule().unwrap();

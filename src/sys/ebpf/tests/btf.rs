@@ -1,6 +1,7 @@
 //! The mirror in `abi.rs` has the sizes and offsets that clang gave the structs of `abi.h`.
 
-use super::super::{OBJECT, abi, counts};
+use super::super::loader::OBJECT;
+use super::super::{abi, counts};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
