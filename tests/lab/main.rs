@@ -8,6 +8,7 @@ mod bad_input;
 mod binding;
 mod bus;
 mod capture;
+mod clock_set;
 mod connects;
 mod datapath;
 mod destinations;
