@@ -243,20 +243,43 @@ impl Punch {
 
     /// What is raced, the first preferred.
     pub(crate) fn tuples(&self, first: Tuple) -> Vec<(Tuple, Strategy)> {
-        let key = self.key.is_some();
-        let by_syn = [Strategy::SynAck, Strategy::Syn]
-            .into_iter()
-            .find(|strategy| self.strategies.includes(*strategy, key));
-        let by_syn = by_syn.map(|strategy| (0..self.spread).map(move |n| (n, strategy)));
-        let mid_stream = self.strategies.includes(Strategy::MidStream, key);
+        let by_syn = self.by_syn().map(|strategy| (0..self.spread).map(move |n| (n, strategy)));
+        let mid_stream = self.strategies.includes(Strategy::MidStream, self.key.is_some());
         let next = if by_syn.is_some() { self.spread } else { 0 };
         let mid_stream = mid_stream.then_some((next, Strategy::MidStream));
         by_syn
             .into_iter()
             .flatten()
             .chain(mid_stream)
-            .filter_map(|(nth, strategy)| Some((neighbour(first, nth, self.spread)?, strategy)))
+            .filter_map(|(nth, strategy)| Some((self.neighbour(first, nth)?, strategy)))
             .collect()
+    }
+
+    /// What is raced at a second instant. Without a key the peer may be a plain kernel, which knows
+    /// of none.
+    pub(crate) fn reserve(&self, first: Tuple) -> Option<(Tuple, Strategy)> {
+        self.key.as_ref()?;
+        Some((self.neighbour(first, self.spread + 1)?, self.by_syn()?))
+    }
+
+    fn by_syn(&self) -> Option<Strategy> {
+        let included = |it: &Strategy| self.strategies.includes(*it, self.key.is_some());
+        [Strategy::SynAck, Strategy::Syn].into_iter().find(included)
+    }
+
+    /// The tuple `nth` places further, the same for both ends of a pair of port-preserving routers:
+    /// upward, or downward where the numbers end before all have their place.
+    fn neighbour(&self, tuple: Tuple, nth: u16) -> Option<Tuple> {
+        let Tuple { mut local, mut remote } = tuple;
+        let highest = local.port().max(remote.port());
+        let upward = highest.checked_add(self.spread + 1).is_some();
+        let shifted = |port: u16| {
+            let port = if upward { port.checked_add(nth) } else { port.checked_sub(nth) };
+            port.filter(|port| *port > 0)
+        };
+        local.set_port(shifted(local.port())?);
+        remote.set_port(shifted(remote.port())?);
+        Some(Tuple { local, remote })
     }
 
     /// The punch ends as [`PunchError::Interrupted`](crate::engine::PunchError::Interrupted) when
@@ -265,21 +288,6 @@ impl Punch {
         self.interrupt = Some(fd);
         self
     }
-}
-
-/// The tuple `nth` places further, the same for both ends of a pair of port-preserving routers:
-/// upward, or downward where the numbers end within `spread`.
-fn neighbour(tuple: Tuple, nth: u16, spread: u16) -> Option<Tuple> {
-    let Tuple { mut local, mut remote } = tuple;
-    let highest = local.port().max(remote.port());
-    let upward = highest.checked_add(spread).is_some();
-    let shifted = |port: u16| {
-        let port = if upward { port.checked_add(nth) } else { port.checked_sub(nth) };
-        port.filter(|port| *port > 0)
-    };
-    local.set_port(shifted(local.port())?);
-    remote.set_port(shifted(remote.port())?);
-    Some(Tuple { local, remote })
 }
 
 #[cfg(test)]

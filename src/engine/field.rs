@@ -15,6 +15,8 @@ pub(super) struct Field {
     pub(super) strategy: Strategy,
     /// The tuples raced and how, the first preferred; none in a search.
     pub(super) tuples: Vec<(Tuple, Strategy)>,
+    /// The tuple of the second instant, and how; none in a search.
+    pub(super) reserve: Option<(Tuple, Strategy)>,
     /// The tuples searched.
     pub(super) search: Option<Search>,
     pub(super) guards: Vec<Guard>,
@@ -35,7 +37,7 @@ impl Field {
             Some(plan) if !is_known(&plan, tuple) => {
                 Self::searched(punch, plan, tuple, random as u32)
             }
-            Some(_) | None => Self::raced(punch.tuples(tuple)),
+            Some(_) | None => Self::raced(punch.tuples(tuple), punch.reserve(tuple)),
         }
     }
 
@@ -52,7 +54,7 @@ impl Field {
     pub(super) fn local_ports(&self) -> Vec<u16> {
         match &self.search {
             Some(search) => search.sources().to_vec(),
-            None => self.tuples.iter().map(|(tuple, _)| tuple.local.port()).collect(),
+            None => self.told().map(|(tuple, _)| tuple.local.port()).collect(),
         }
     }
 
@@ -60,7 +62,7 @@ impl Field {
     pub(super) fn remote_ports(&self) -> Vec<u16> {
         match &self.search {
             Some(search) => search.targets().to_vec(),
-            None => self.tuples.iter().map(|(tuple, _)| tuple.remote.port()).collect(),
+            None => self.told().map(|(tuple, _)| tuple.remote.port()).collect(),
         }
     }
 
@@ -70,9 +72,14 @@ impl Field {
         if self.search.is_some() {
             return by_syn(self.strategy).then_some(ReplyOn::All);
         }
-        let tuples = self.tuples.iter().filter(|(_, strategy)| by_syn(*strategy));
+        let tuples = self.told().filter(|(_, strategy)| by_syn(*strategy));
         let tuples: Vec<_> = tuples.map(|(tuple, _)| *tuple).collect();
         (!tuples.is_empty()).then_some(ReplyOn::Tuples(tuples))
+    }
+
+    /// All tuples that are known beforehand.
+    fn told(&self) -> impl Iterator<Item = &(Tuple, Strategy)> {
+        self.tuples.iter().chain(&self.reserve)
     }
 
     fn searched(punch: &Punch, plan: Plan, tuple: Tuple, random: u32) -> Result<Self, PunchError> {
@@ -99,16 +106,26 @@ impl Field {
             speculates: strategy.traits().speculates,
             at: punch.at,
         });
-        Ok(Self { strategy, tuples: Vec::new(), search: Some(search), guards, plan: Some(plan) })
+        Ok(Self {
+            strategy,
+            tuples: Vec::new(),
+            reserve: None,
+            search: Some(search),
+            guards,
+            plan: Some(plan),
+        })
     }
 
     /// Guards the local port of every tuple. One that another program has is left out, except the
     /// first, which was asked for.
-    fn raced(tuples: Vec<(Tuple, Strategy)>) -> Result<Self, PunchError> {
+    fn raced(
+        tuples: Vec<(Tuple, Strategy)>,
+        reserve: Option<(Tuple, Strategy)>,
+    ) -> Result<Self, PunchError> {
         let (mut guards, mut guarded) = (Vec::new(), Vec::new());
+        let take = |tuple: Tuple| make_way(tuple).and_then(|()| Ok(Guard::new(tuple.local)?));
         for (tuple, strategy) in tuples {
-            let taken = make_way(tuple).and_then(|()| Ok(Guard::new(tuple.local)?));
-            match taken {
+            match take(tuple) {
                 Ok(guard) => {
                     guards.push(guard);
                     guarded.push((tuple, strategy));
@@ -117,8 +134,18 @@ impl Field {
                 Err(error) => tracing::warn!("{strategy} on {tuple} is left out: {error}"),
             }
         }
+        let reserve = reserve.filter(|(tuple, _)| match take(*tuple) {
+            Ok(guard) => {
+                guards.push(guard);
+                true
+            }
+            Err(error) => {
+                tracing::debug!("no second instant on {tuple}: {error}");
+                false
+            }
+        });
         let strategy = guarded.first().map_or(Strategy::Syn, |(_, strategy)| *strategy);
-        Ok(Self { strategy, tuples: guarded, search: None, guards, plan: None })
+        Ok(Self { strategy, tuples: guarded, reserve, search: None, guards, plan: None })
     }
 }
 

@@ -111,14 +111,14 @@ impl Punch {
             on,
         });
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
-        let Field { tuples, search, guards, plan, .. } = field;
-        let race = Race::new(RaceConfig { attempt, timeout: self.timeout, tuples, search });
+        let Field { tuples, reserve, search, guards, plan, .. } = field;
+        let race = RaceConfig { attempt, timeout: self.timeout, tuples, reserve, search };
         let mut drive = Drive {
             tuple,
             at: self.at,
             firing: None,
             checks_clock: !self.common_clock,
-            race,
+            race: Race::new(race),
             sender,
             tap,
             missed: Missed::default(),

@@ -159,6 +159,11 @@ impl Attempt {
         self.config.tuple
     }
 
+    /// When its SYN leaves first.
+    pub fn at(&self) -> WallTime {
+        self.config.at
+    }
+
     /// The strategy as it came to pass: the one asked for, or what it fell back on.
     pub fn strategy(&self) -> Strategy {
         self.exchange.strategy()

@@ -26,6 +26,10 @@ pub struct Race {
     /// Those told beforehand, then those that a search has met.
     attempts: Vec<Attempt>,
     told: usize,
+    /// The tuple of the second instant.
+    reserve: Option<Tuple>,
+    /// Whether the peer was, on any tuple told beforehand.
+    heard: bool,
     search: Option<Search>,
     config: AttemptConfig,
     deadline: WallTime,
@@ -50,6 +54,8 @@ pub struct RaceConfig {
     pub timeout: Duration,
     /// The tuples raced and how, the first preferred; `attempt`'s alone if empty.
     pub tuples: Vec<(Tuple, Strategy)>,
+    /// Raced as well, [`SECOND_INSTANT`] later, if the peer is not heard on the others by then.
+    pub reserve: Option<(Tuple, Strategy)>,
     /// The tuples searched, on which `attempt`'s strategy is used.
     pub search: Option<Search>,
 }
@@ -71,6 +77,11 @@ pub enum Output {
     Expired,
 }
 
+/// After the instant a router that answers by itself, or forgets what a reset ended only after ten
+/// seconds, may have spoilt a tuple for good: one end was late, or an opener was lost. So there is
+/// another instant, on a tuple that nobody has touched; later than anything is still under way.
+pub const SECOND_INSTANT: Duration = Duration::from_millis(400);
+
 /// So many tuples of a search are kept on which the peer was heard, the first ones: none of them
 /// goes for another, since the peer may have completed by our answer. A forger who knows no key
 /// can make no more of them.
@@ -83,7 +94,7 @@ const YIELDING: Duration = Duration::from_millis(900);
 impl Race {
     /// A race in which nothing has been sent.
     pub fn new(config: RaceConfig) -> Self {
-        let RaceConfig { attempt, timeout, tuples, search } = config;
+        let RaceConfig { attempt, timeout, tuples, reserve, search } = config;
         let speculates = |(_, strategy): &(_, Strategy)| strategy.traits().speculates;
         let racing = tuples.len() > 1 || search.is_some() || tuples.iter().any(speculates);
         let attempt = AttemptConfig { racing: attempt.racing || racing, ..attempt };
@@ -94,9 +105,16 @@ impl Race {
         if attempts.is_empty() && search.is_none() {
             attempts.push(Attempt::new(attempt));
         }
+        if let Some((tuple, strategy)) = reserve {
+            let agreed = attempt.agreed.after(SECOND_INSTANT);
+            let at = agreed.max(attempt.at);
+            attempts.push(Attempt::new(AttemptConfig { tuple, strategy, at, agreed, ..attempt }));
+        }
         Self {
             told: attempts.len(),
             attempts,
+            reserve: reserve.map(|(tuple, _)| tuple),
+            heard: false,
             search,
             config: attempt,
             deadline: attempt.at.after(timeout),
@@ -113,7 +131,10 @@ impl Race {
 
     /// Sends openers when their time comes.
     pub fn set_opener(&mut self, opener: Opener) {
-        self.attempts.iter_mut().for_each(|attempt| attempt.set_opener(opener));
+        for attempt in &mut self.attempts {
+            let later = self.config.at.until(attempt.at());
+            attempt.set_opener(Opener { at: opener.at.after(later), ..opener });
+        }
         if let Some(search) = &mut self.search {
             search.set_opener(opener.hop_limit);
         }
@@ -165,6 +186,7 @@ impl Race {
         }
         let what = attempt.handle_segment(segment, now);
         if attempt.peer_window().is_some() {
+            self.heard = true;
             self.stop_hoping();
         }
         self.drain(place);
@@ -311,9 +333,13 @@ impl Race {
     }
 
     /// Whether another tuple is nominated, and this is not one on which we answer only; or whether
-    /// this one is left to its flood.
+    /// this one is left to its flood, or was not needed.
     fn is_silent(&self, attempt: &Attempt) -> bool {
         if self.is_spoilt(attempt) {
+            return true;
+        }
+        let spared = self.heard && self.reserve == Some(attempt.tuple());
+        if spared && attempt.peer_window().is_none() {
             return true;
         }
         let answering = attempt.peer_window().is_some() && !self.nominates(attempt);

@@ -1,9 +1,14 @@
 //! Every strategy through routers that let only it pass, and which of several wins.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect as connect_socket, socket,
+};
 use tcp_punch::engine::Failure;
 use tcp_punch::punch::Key;
 use tcp_punch::wire::{Segment, WallTime};
@@ -225,6 +230,39 @@ fn what_loses_the_race_is_silent_once_a_tuple_has_won() {
             assert!(on_others.is_empty(), "{kinds:?}, spread {spread}: {on_others:?}");
         }
     }
+}
+
+/// As where one end is late, or its opener is lost: the peer's router resets the other's segments,
+/// and for ten seconds takes their tuple for taken.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn tuples_that_are_spoilt_at_the_instant_are_replaced_at_a_second_one() {
+    let pair = Pair::behind_nats(&[]);
+    pair.a.host.run(|| {
+        for port in [PORT, PORT + 1] {
+            assert_eq!(refused(port, pair.b.at(port)), Errno::ECONNREFUSED);
+        }
+    });
+    let at = in_ms(AHEAD_MS);
+    let (a, b) = pair.connect(
+        holding_key(pair.punch_of_a(PORT, at), "auto"),
+        holding_key(pair.punch_of_b(PORT, at), "auto"),
+    );
+    for end in [&a, &b] {
+        assert_eq!(port(&end.report.tuple.local), (PORT + 2).to_string());
+        let after = end.report.established_ns.expect("established") - at.unix_ns();
+        assert!(after >= 400_000_000, "{after} ns after the instant");
+    }
+    exchange(a, b);
+}
+
+/// How a `connect()` from this port fails.
+fn refused(port: u16, peer: SocketAddr) -> Errno {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .expect("a socket");
+    let local = SocketAddr::from(([0, 0, 0, 0], port));
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(local)).expect("a free port");
+    connect_socket(socket.as_raw_fd(), &SockaddrStorage::from(peer)).expect_err("nobody there")
 }
 
 #[test]

@@ -138,7 +138,11 @@ impl End {
             seed,
         };
         let opener = conditions.openers.then_some(Opener { hop_limit: 2, at: opens });
-        let race = RaceConfig { attempt, timeout: conditions.timeout, tuples, search };
+        // As `Punch::reserve` has it.
+        let reserve = tuples.last().filter(|_| conditions.key).map(|(last, _)| {
+            (Tuple { local: next(last.local, 1), remote: next(last.remote, 1) }, Strategy::SynAck)
+        });
+        let race = RaceConfig { attempt, timeout: conditions.timeout, tuples, reserve, search };
         let mut host = Host::new(race, opener);
         host.race().set_one_way(conditions.one_way);
         Planned { host: Some(host), chance }
@@ -153,10 +157,13 @@ fn raced(local: SocketAddr, remote: SocketAddr, conditions: &Conditions) -> Vec<
     (0..)
         .zip(strategies.chain(mid_stream))
         .map(|(nth, strategy)| {
-            let next = |at: SocketAddr| SocketAddr::new(at.ip(), at.port().wrapping_add(nth));
-            (Tuple { local: next(local), remote: next(remote) }, strategy)
+            (Tuple { local: next(local, nth), remote: next(remote, nth) }, strategy)
         })
         .collect()
+}
+
+fn next(at: SocketAddr, nth: u16) -> SocketAddr {
+    SocketAddr::new(at.ip(), at.port().wrapping_add(nth))
 }
 
 fn search(

@@ -35,7 +35,13 @@ fn config(host: u8, key: bool) -> AttemptConfig {
 
 fn race(host: u8, key: bool, tuples: &[(u16, Strategy)]) -> Race {
     let tuples = tuples.iter().map(|(port, how)| (tuple(host, *port), *how)).collect();
-    Race::new(RaceConfig { attempt: config(host, key), timeout: TIMEOUT, tuples, search: None })
+    Race::new(RaceConfig {
+        attempt: config(host, key),
+        timeout: TIMEOUT,
+        tuples,
+        reserve: None,
+        search: None,
+    })
 }
 
 /// What the wire makes of a segment from this host.
@@ -97,6 +103,58 @@ const AUTO: [(u16, Strategy); 2] = [(40, Strategy::SynAck), (41, Strategy::MidSt
 fn where_everything_passes_the_first_tuple_wins_at_both_ends_in_a_round_trip() {
     let met = meet([race(1, true, &AUTO), race(2, true, &AUTO)], |_, _| true);
     assert_eq!(met, [Some((40, 20)), Some((40, 20))]);
+}
+
+fn with_reserve(host: u8) -> Race {
+    Race::new(RaceConfig {
+        attempt: config(host, true),
+        timeout: TIMEOUT,
+        tuples: AUTO.map(|(port, how)| (tuple(host, port), how)).into(),
+        reserve: Some((tuple(host, 42), Strategy::SynAck)),
+        search: None,
+    })
+}
+
+#[test]
+fn what_is_spoilt_at_the_first_instant_is_saved_at_the_second() {
+    let met = meet([with_reserve(1), with_reserve(2)], |_, segment| {
+        ![40, 41].contains(&segment.tuple.local.port())
+    });
+    assert_eq!(met, [Some((42, 420)), Some((42, 420))]);
+}
+
+#[test]
+fn the_reserve_has_an_opener_as_far_ahead_as_the_others() {
+    let mut race = with_reserve(1);
+    race.set_opener(Opener { hop_limit: 2, at: ms(-250) });
+    let mut opened = |at: i64| {
+        race.handle_timeout(ms(at));
+        std::iter::from_fn(|| race.poll())
+            .filter_map(|output| match output {
+                Output::Transmit(segment, Purpose::Opener) => Some(segment.tuple.local.port()),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(opened(-250), [40, 41]);
+    assert!(opened(149).is_empty());
+    assert_eq!(opened(150), [42]);
+}
+
+#[test]
+fn where_the_peer_is_heard_there_is_no_second_instant() {
+    let mut race = with_reserve(1);
+    race.handle_timeout(ms(0));
+    let syn = Attempt::new(AttemptConfig { iss: Seq(200), ..config(2, true) }).first(ms(0));
+    race.handle_segment(&syn, ms(10));
+    for at in [150, 400, 500, 1_000] {
+        race.handle_timeout(ms(at));
+        while let Some(output) = race.poll() {
+            let on_reserve =
+                matches!(&output, Output::Transmit(it, _) if it.tuple.local.port() == 42);
+            assert!(!on_reserve, "{at} ms: {output:?}");
+        }
+    }
 }
 
 #[test]
@@ -255,6 +313,7 @@ fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
         attempt: config(host, false),
         timeout: TIMEOUT,
         tuples: vec![],
+        reserve: None,
         search: Some(search),
     });
     race.set_opener(Opener { hop_limit: 2, at: ms(-250) });
