@@ -92,7 +92,7 @@ fn two_who_came_while_the_bus_was_away_meet_when_it_is_back() {
     }
 }
 
-/// The place moves from 1 to 2 while 1 has them meet: the one who waited is still awaited at 2.
+/// The place moves while its keeper has them meet: who waited is still awaited elsewhere.
 #[test]
 fn who_is_found_where_it_waited_before_waits_nowhere_any_more() {
     let mut world = World::new(3);
@@ -112,7 +112,7 @@ fn who_is_found_where_it_waited_before_waits_nowhere_any_more() {
     world.forgets_everybody();
 }
 
-/// 1 finds a for b while b has moved by itself: it is met, and told nothing else later.
+/// The keeper finds a for b while b has moved by itself: it is met, and told nothing else later.
 #[test]
 fn who_finds_somebody_where_it_came_before_waits_nowhere_any_more() {
     let mut world = World::new(3);
