@@ -14,10 +14,13 @@ mod bus;
 mod calls;
 mod connection;
 mod counts;
+mod deadlines;
 mod limits;
 mod meetings;
 mod members;
+mod output;
 mod places;
+mod probes;
 mod quota;
 mod stream;
 
@@ -29,9 +32,10 @@ pub use limits::{
     AddressLimits, Limits, MAX_CALLS, MAX_OPENING, MAX_RELAYED_BYTES, MAX_RELAYED_MESSAGES,
 };
 pub use members::SHARES;
+pub use output::Output;
 pub use stream::{Said, Stream, StreamError};
 
-use super::{Answer, Origin, PublicKey, Reaction, Refusal, Request};
+use super::{Answer, PublicKey, Refusal, Request};
 use crate::wire::stun::Ends;
 use abroad::Away;
 use connection::{Connection, Met, Stage};
@@ -41,48 +45,6 @@ use quota::Quotas;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
-
-/// What the caller has to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send this.
-    Answer {
-        /// To whom.
-        to: ConnectionId,
-        /// What.
-        answer: Answer,
-    },
-    /// Send [`Answer::Clock`], with the times of just before and just after.
-    Clock {
-        /// To whom.
-        to: ConnectionId,
-        /// The client's clock, as it said.
-        sent_ns: i64,
-    },
-    /// End the connection when everything is sent.
-    Close(ConnectionId),
-    /// Open a connection, see what comes of it, reset it, and tell [`Server::probed`].
-    Probe {
-        /// Who asked.
-        asked_by: ConnectionId,
-        /// Its name for the probe.
-        id: u32,
-        /// From here.
-        from: SocketAddr,
-        /// To here.
-        to: SocketAddr,
-    },
-    /// Say this on the bus.
-    Publish {
-        /// To whom.
-        to: Audience,
-        /// What.
-        word: Word,
-    },
-    /// Say [`Word::AskClock`] on the bus with the time of just before, and tell
-    /// [`Server::measured`] when the answer is there.
-    AskClock(Node),
-}
 
 /// The server.
 #[derive(Debug)]
@@ -210,21 +172,6 @@ impl Server {
         Some(self.addresses.ends(local, remote))
     }
 
-    /// Whether a message of this connection has begun and is not over: it may take so long and no
-    /// longer.
-    pub fn unfinished(&mut self, id: ConnectionId, unfinished: bool, now: Duration) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        if unfinished == connection.message_deadline.is_some()
-            || matches!(connection.stage, Stage::Silent | Stage::Over)
-        {
-            return;
-        }
-        let before = connection.timeout();
-        connection.message_deadline = unfinished.then_some(now + self.limits.unfinished);
-        let after = connection.timeout();
-        self.reschedule(id, before, after);
-    }
-
     /// A client asks something.
     pub fn handle(&mut self, id: ConnectionId, request: Request, now: Duration) {
         let Some(connection) = self.connections.get(&id) else { return };
@@ -270,15 +217,6 @@ impl Server {
         }
     }
 
-    /// What came of a probe.
-    pub fn probed(&mut self, asked_by: ConnectionId, id: u32, reaction: Reaction, after: Duration) {
-        self.counts.probed(reaction);
-        if self.is_open(asked_by) {
-            let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
-            self.answer(asked_by, Answer::Probed { id, reaction, after_ms });
-        }
-    }
-
     /// The connection has ended.
     pub fn disconnect(&mut self, id: ConnectionId, now: Duration) {
         self.vacate(id, now);
@@ -294,41 +232,6 @@ impl Server {
         }
         self.quotas.disconnect(connection.remote.ip(), now);
         self.counts.open -= 1;
-    }
-
-    /// When [`Server::handle_timeout`] wants to be called, at the latest.
-    pub fn poll_timeout(&self) -> Option<Duration> {
-        let connection = self.deadlines.first().map(|(at, _)| *at);
-        let others =
-            [self.places.poll_timeout(), self.quotas.poll_timeout(), self.members.poll_timeout()];
-        connection.into_iter().chain(others.into_iter().flatten()).min()
-    }
-
-    /// Ends what has taken too long.
-    pub fn handle_timeout(&mut self, now: Duration) {
-        let change = self.members.handle_timeout(now);
-        self.apply(change, now);
-        self.places.handle_timeout(now);
-        self.quotas.handle_timeout(now);
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at <= now
-        {
-            self.deadlines.pop_first();
-            let Some(connection) = self.connections.get_mut(&id) else { continue };
-            connection.deadline = None;
-            connection.message_deadline = None;
-            self.counts.timeouts += 1;
-            match connection.stage {
-                Stage::Waiting { called: None, .. } => {
-                    self.refuse(id, Refusal::WaitedTooLong, now);
-                }
-                Stage::Waiting { .. } => self.refuse(id, Refusal::NobodyThere, now),
-                _ => {
-                    self.vacate(id, now);
-                    self.close(id);
-                }
-            }
-        }
     }
 
     /// Tells everybody that the server goes down, and ends every connection.
@@ -355,39 +258,6 @@ impl Server {
     /// What has been done so far.
     pub fn counts(&self) -> Counts {
         Counts { listening: self.listeners.len() as u64, ..self.counts }
-    }
-
-    /// Only towards the address that asks, and only to a port from which it has connected: nobody
-    /// can have the server knock at somebody else's door. Since its TCP handshake is over, the
-    /// address is not forged, and it has sent more bytes than a probe has.
-    fn probe(
-        &mut self,
-        id: ConnectionId,
-        probe: u32,
-        from: Origin,
-        mapping: SocketAddr,
-        now: Duration,
-    ) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        let (remote, local) = (connection.remote, connection.local);
-        let mapping = canonical(mapping);
-        if mapping.ip() != remote.ip() || !self.endpoints.contains_key(&mapping) {
-            return self.refuse(id, Refusal::NotYours, now);
-        }
-        if !self.quotas.probe(remote.ip(), now) {
-            return self.refuse(id, Refusal::TooMany, now);
-        }
-        match self.addresses.origin(local, from) {
-            Some(from) => {
-                self.outputs.push_back(Output::Probe {
-                    asked_by: id,
-                    id: probe,
-                    from,
-                    to: mapping,
-                });
-            }
-            None => self.probed(id, probe, Reaction::NotSent, Duration::ZERO),
-        }
     }
 
     /// Leaves whatever the connection is part of, and tells its peer.
@@ -439,28 +309,6 @@ impl Server {
 
     fn is_open(&self, id: ConnectionId) -> bool {
         self.connections.get(&id).is_some_and(|it| !matches!(it.stage, Stage::Over))
-    }
-
-    /// Also ends the wait for the rest of a message.
-    fn set_deadline(&mut self, id: ConnectionId, deadline: Option<Duration>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let before = connection.timeout();
-        connection.deadline = deadline;
-        connection.message_deadline = None;
-        let after = connection.timeout();
-        self.reschedule(id, before, after);
-    }
-
-    fn reschedule(&mut self, id: ConnectionId, before: Option<Duration>, after: Option<Duration>) {
-        if before == after {
-            return;
-        }
-        if let Some(at) = before {
-            self.deadlines.remove(&(at, id));
-        }
-        if let Some(at) = after {
-            self.deadlines.insert((at, id));
-        }
     }
 
     /// Bits that nobody can foresee who does not know the seed.
