@@ -229,7 +229,10 @@ fn datapaths(running: &Result<Vec<Running>, CallFailed>) -> Vec<Finding> {
         Ok(running) if running.is_empty() => vec![Finding::ok(NAME, "no datapath runs now")],
         Ok(running) => running.iter().map(|it| Finding::ok(NAME, it.to_string())).collect(),
         Err(error) if error.is_permission() => {
-            vec![Finding::ok(NAME, "the kernel shows those that run to root alone (CAP_SYS_ADMIN)")]
+            vec![Finding::ok(
+                NAME,
+                "the kernel shows those that run to the host's root alone (CAP_SYS_ADMIN)",
+            )]
         }
         Err(error) => vec![Finding::ok(NAME, format!("those that run are not seen: {error}"))],
     }

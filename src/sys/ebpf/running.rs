@@ -62,13 +62,17 @@ impl Running {
         if map.name_as_str() != Some(MAP) || map.map_type()? != MapType::PerCpuArray {
             return Ok(None);
         }
+        let programs = programs_with(map.id());
+        // A map outlives its programs for a moment.
+        if programs.is_empty() {
+            return Ok(None);
+        }
         let counts = if map.max_entries() == Counts::COUNT {
             let data = MapData::from_id(map.id())?;
             PerCpuArray::try_from(Map::PerCpuArray(data)).ok().map(|map| Counts::of(&map))
         } else {
             None
         };
-        let programs = programs_with(map.id());
         let holder = Holder::of(map.id(), &programs);
         Ok(Some(Self {
             process: holder.as_ref().and_then(Holder::process),
