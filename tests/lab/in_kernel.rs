@@ -230,7 +230,7 @@ fn doctor_shows_the_counters_of_a_punch_under_way_to_root_alone() {
     let pair = Pair::on_one_lan();
     // Nobody punches there: host-b answers every SYN with a reset.
     let a = Program::start(pair.program_a(PORT, in_ms(START_UP_MS)).args(["--timeout", "30s"]));
-    let pid = a.pid().to_string();
+    let pid = a.pid().as_raw();
     let doctor = |options: &[&str]| {
         let output = pair.a.program(binary()).arg("doctor").args(options).output();
         String::from_utf8(output.expect("it runs").stdout).expect("text")
@@ -239,7 +239,7 @@ fn doctor_shows_the_counters_of_a_punch_under_way_to_root_alone() {
         let said: Value = serde_json::from_str(&doctor(&["--json"])).expect("JSON");
         let all = said["datapaths"].as_array().expect("root sees them");
         // Other punches of this machine are seen as well.
-        all.iter().find(|it| it["process"]["pid"].to_string() == pid).cloned()
+        all.iter().find(|it| it["process"]["pid"] == pid).cloned()
     };
     let mut shown = Value::Null;
     eventually("doctor shows a reset that the programs have counted", || {
