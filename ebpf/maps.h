@@ -51,17 +51,18 @@ struct {
 	TYPE(value, struct large_event);
 } scratch SECTION(".maps");
 
+/* Named so that `doctor` finds it among all maps of the host. */
 struct {
 	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	UINT(max_entries, COUNTS);
 	TYPE(key, __u32);
 	TYPE(value, __u64);
-} counts SECTION(".maps");
+} punch_counts SECTION(".maps");
 
 FUNCTION void count(enum count which)
 {
 	__u32 key = which;
-	__u64 *value = bpf_map_lookup_elem(&counts, &key);
+	__u64 *value = bpf_map_lookup_elem(&punch_counts, &key);
 
 	if (value)
 		*value += 1;

@@ -63,6 +63,7 @@ run_bench() {
     install_missing
     ! measures spray "$@" || install_missing scanners
     ! measures ebpf-cost "$@" || install_missing carriers
+    ! measures clock "$@" || install_missing false_clocks
     build_product
     build_bench figures
     bubble "$bench_bin" --bench "$@"

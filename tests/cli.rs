@@ -357,4 +357,7 @@ fn doctor_speaks_json() {
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["usable"].as_bool().unwrap(), output.status.success());
     assert_eq!(document["findings"][0]["name"], "kernel");
+    // What runs now, if root asks.
+    let running = &document["datapaths"];
+    assert!(running.is_array() || running.is_null(), "{running}");
 }

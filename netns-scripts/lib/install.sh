@@ -29,7 +29,6 @@ shellcheck          shellcheck    ShellCheck     shellcheck     shellcheck
 turnserver          coturn        coturn         coturn         coturn
 nats-server         nats-server   nats-server    nats-server    nats-server
 miniupnpd           miniupnpd-iptables miniupnpd miniupnpd      miniupnpd
-faketime            faketime      libfaketime    libfaketime    libfaketime
 iptables-legacy-restore iptables  iptables-legacy iptables      iptables-legacy
 END
     # A STUN client over TCP of another make; others have none in their packages. And systemd, for
@@ -59,6 +58,14 @@ carriers() {
     cat <<'END'
 command             apt           dnf            pacman         apk
 iperf3              iperf3        iperf3         iperf3         iperf3
+END
+}
+
+# What sets the clock wrong whose offset is measured.
+false_clocks() {
+    cat <<'END'
+command             apt           dnf            pacman         apk
+faketime            faketime      libfaketime    libfaketime    libfaketime
 END
 }
 

@@ -341,7 +341,10 @@ pub enum Command {
     },
     /// Run the rendezvous server: meetings, STUN over TCP and a clock
     Serve(ServeArgs),
-    /// Check kernel, capabilities, clock and firewall; name the command that mends each
+    /// Check kernel, capabilities, eBPF, clock and firewall; name the command that mends each
+    ///
+    /// To root it also shows what the eBPF datapaths that run now, other processes' too, have
+    /// counted.
     Doctor {
         /// Print JSON
         #[arg(long)]

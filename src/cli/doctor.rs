@@ -1,9 +1,11 @@
-//! `doctor`: can this host punch, and if not, which command mends it.
+//! `doctor`: can this host punch, and if not, which command mends it; and what the eBPF datapaths
+//! that run now have counted.
 
 use super::{Failure, Status, span};
+use crate::sys::CallFailed;
 use crate::sys::capability::{self, NEEDED, WANTED};
 use crate::sys::clock::{self, ClockState};
-use crate::sys::ebpf::{Ebpf, EbpfError};
+use crate::sys::ebpf::{Ebpf, EbpfError, Running};
 use crate::sys::firewall::{self, Firewall};
 use crate::sys::inspect;
 use nix::errno::Errno;
@@ -66,12 +68,15 @@ impl Finding {
 /// # Errors
 /// A failure if standard output cannot be written.
 pub fn run(json: bool) -> Result<u8, Failure> {
-    let findings = examine();
+    let running = Running::all();
+    let findings = examine(&running);
     let status = status(&findings);
     let text = if json {
         let document = serde_json::json!({
             "usable": status == Status::Done,
             "findings": findings,
+            // Null where they cannot be seen.
+            "datapaths": running.ok(),
         });
         format!("{document:#}\n")
     } else {
@@ -81,7 +86,7 @@ pub fn run(json: bool) -> Result<u8, Failure> {
     Ok(status as u8)
 }
 
-fn examine() -> Vec<Finding> {
+fn examine(running: &Result<Vec<Running>, CallFailed>) -> Vec<Finding> {
     let mut findings = vec![
         kernel(inspect::kernel_release()),
         capabilities(),
@@ -95,6 +100,7 @@ fn examine() -> Vec<Finding> {
         clock(clock::state()),
         loopback(inspect::loopback_up()),
     ];
+    findings.extend(datapaths(running));
     let routes = inspect::default_routes();
     findings.push(route(&routes));
     findings.extend(routes.iter().map(|name| stamps(name, inspect::transmit_timestamps(name))));
@@ -213,6 +219,22 @@ fn ebpf(available: Result<(), EbpfError>) -> Finding {
             format!("{error}: the peer's SYN is answered less quickly"),
             error.advice(),
         ),
+    }
+}
+
+/// Informs only, as no punch needs another's datapath.
+fn datapaths(running: &Result<Vec<Running>, CallFailed>) -> Vec<Finding> {
+    const NAME: &str = "eBPF counters";
+    match running {
+        Ok(running) if running.is_empty() => vec![Finding::ok(NAME, "no datapath runs now")],
+        Ok(running) => running.iter().map(|it| Finding::ok(NAME, it.to_string())).collect(),
+        Err(error) if error.is_permission() => {
+            vec![Finding::ok(
+                NAME,
+                "the kernel shows those that run to the host's root alone (CAP_SYS_ADMIN)",
+            )]
+        }
+        Err(error) => vec![Finding::ok(NAME, format!("those that run are not seen: {error}"))],
     }
 }
 
@@ -342,8 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn datapaths_that_run_have_a_line_each_and_one_says_that_there_are_none() {
+        let found = |running| {
+            let findings = datapaths(&running);
+            assert!(findings.iter().all(|it| it.verdict == Verdict::Ok), "{findings:?}");
+            findings.into_iter().map(|it| it.found).collect::<Vec<_>>()
+        };
+        assert_eq!(found(Ok(vec![])), ["no datapath runs now"]);
+        let one = Running { process: None, interface: None, counts: None };
+        assert_eq!(found(Ok(vec![one.clone(), one.clone()])), [one.to_string(), one.to_string()]);
+        let refused = |errno| Err(CallFailed { call: "bpf(BPF_MAP_GET_NEXT_ID)", errno });
+        assert!(found(refused(Errno::EPERM))[0].contains("CAP_SYS_ADMIN"));
+        assert!(found(refused(Errno::ENOSYS))[0].contains("BPF_MAP_GET_NEXT_ID"));
+    }
+
+    #[test]
     fn what_is_not_well_names_its_mend() {
-        let findings = examine();
+        let findings = examine(&Running::all());
         for finding in &findings {
             assert_eq!(finding.verdict == Verdict::Ok, finding.mend.is_empty(), "{finding:?}");
         }

@@ -12,11 +12,13 @@ mod keeper;
 mod link;
 mod loader;
 mod netlink;
+mod running;
 mod support;
 
 pub use counts::Counts;
 pub use error::EbpfError;
 pub use hook::Hook;
+pub use running::{Interface, Process, Running};
 
 use super::call::{CallFailed, Named};
 use super::capability::{self, CapabilityError};
@@ -205,7 +207,7 @@ impl Ebpf {
             tuples: map("tuples")?.try_into()?,
             reply: map("reply")?.try_into()?,
             strangers: map("strangers")?.try_into()?,
-            counts: map("counts")?.try_into()?,
+            counts: map(counts::MAP)?.try_into()?,
             ring: map("events")?.try_into()?,
             programs,
             keeper: None,
@@ -367,9 +369,7 @@ impl Ebpf {
 
     /// What the programs have done so far.
     pub fn counts(&self) -> Counts {
-        Counts::from_counters(|counter| {
-            self.counts.get(&counter, 0).map_or(0, |values| values.iter().sum())
-        })
+        Counts::of(&self.counts)
     }
 
     /// Whether this host's connection tracking has been found active just now.

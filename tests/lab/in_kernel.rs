@@ -12,6 +12,7 @@ use aya::maps::loaded_maps;
 use aya::programs::{SchedClassifier, TcAttachType, loaded_links, loaded_programs};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 use tcp_punch::engine::report::{Direction, Event};
 use tcp_punch::engine::{Datapath, Report};
 use tcp_punch::nat::PortModel;
@@ -24,7 +25,7 @@ use tcp_punch::{Connection, Punch};
 use crate::capture::Capture;
 use crate::network::Host;
 use crate::pair::{Pair, both, eventually, exchange_lines, in_ms, stream};
-use crate::program::{Program, START_UP_MS};
+use crate::program::{Program, START_UP_MS, binary};
 use crate::trace::{is_full_syn_from, segments};
 
 const PORT: u16 = 40000;
@@ -221,6 +222,45 @@ fn a_host_that_tracks_connections_and_drops_what_it_does_not_know_is_punched_thr
         exchange_lines(&a, &b);
         bulk_both_ways(&a, &b);
     }
+}
+
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn doctor_shows_the_counters_of_a_punch_under_way_to_root_alone() {
+    let pair = Pair::on_one_lan();
+    // Nobody punches there: host-b answers every SYN with a reset.
+    let a = Program::start(pair.program_a(PORT, in_ms(START_UP_MS)).args(["--timeout", "30s"]));
+    let pid = a.pid().as_raw();
+    let doctor = |options: &[&str]| {
+        let output = pair.a.program(binary()).arg("doctor").args(options).output();
+        String::from_utf8(output.expect("it runs").stdout).expect("text")
+    };
+    let datapath = || {
+        let said: Value = serde_json::from_str(&doctor(&["--json"])).expect("JSON");
+        let all = said["datapaths"].as_array().expect("root sees them");
+        // Other punches of this machine are seen as well.
+        all.iter().find(|it| it["process"]["pid"] == pid).cloned()
+    };
+    let mut shown = Value::Null;
+    eventually("doctor shows a reset that the programs have counted", || {
+        shown = datapath().unwrap_or_default();
+        shown["counts"]["resets"].as_u64() > Some(0)
+    });
+    assert_eq!(shown["process"]["name"], "tcp-punch");
+    assert_eq!(shown["interface"]["name"], "eth0");
+    let text = doctor(&[]);
+    let line = text.lines().find(|line| line.contains(&format!("process {pid} (tcp-punch)")));
+    let line = line.unwrap_or_else(|| panic!("no line about it: {text}"));
+    assert!(line.starts_with("ok    eBPF counters ") && line.contains(" at eth0: "), "{line}");
+    assert!(line.contains("resets "), "{line}");
+    let mut unprivileged = pair.a.program("setpriv");
+    let output = unprivileged.args(["--bounding-set", "-sys_admin", &binary(), "doctor"]).output();
+    let text = String::from_utf8(output.expect("it runs").stdout).expect("text");
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("eBPF counters")).collect();
+    assert!(matches!(lines[..], [line] if line.contains("CAP_SYS_ADMIN")), "{text}");
+    a.signal(Signal::SIGTERM);
+    a.end();
+    eventually("doctor shows it no more", || datapath().is_none());
 }
 
 /// A server may live at the peer's address, and the connection to it has the punch's own port.

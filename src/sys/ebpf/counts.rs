@@ -1,6 +1,12 @@
 //! What the programs have done, verdict by verdict.
 
+use aya::maps::{MapData, PerCpuArray};
 use serde::{Deserialize, Serialize};
+use std::borrow::Borrow;
+use std::fmt;
+
+/// What the map of the counters is called, in `ebpf/maps.h` and in the kernel.
+pub(super) const MAP: &str = "punch_counts";
 
 /// How many packets met which verdict. The counters that say what became of a packet overlap those
 /// that say what it was.
@@ -39,6 +45,14 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// How many counters there are.
+    pub(super) const COUNT: u32 = 15;
+
+    /// What all processors have counted together.
+    pub(super) fn of(map: &PerCpuArray<impl Borrow<MapData>, u64>) -> Self {
+        Self::from_counters(|counter| map.get(&counter, 0).map_or(0, |values| values.iter().sum()))
+    }
+
     /// In the order of `enum count` in `ebpf/abi.h`.
     pub(super) fn from_counters(counter: impl Fn(u32) -> u64) -> Self {
         let mut numbers = 0..;
@@ -59,6 +73,62 @@ impl Counts {
             vlan: next(),
             cut: next(),
             lost: next(),
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    /// All that is not zero, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { copied, stolen, let_in, released, answered, resets, resets_held_back, .. } =
+            *self;
+        let Self { foreign, own, icmp, fragments, truncated, vlan, cut, lost, .. } = *self;
+        let said: Vec<String> = [
+            ("copied", copied),
+            ("stolen", stolen),
+            ("let in", let_in),
+            ("released", released),
+            ("answered", answered),
+            ("resets", resets),
+            ("resets held back", resets_held_back),
+            ("foreign", foreign),
+            ("own", own),
+            ("icmp", icmp),
+            ("fragments", fragments),
+            ("truncated", truncated),
+            ("vlan", vlan),
+            ("cut", cut),
+            ("lost", lost),
+        ]
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+        match said.as_slice() {
+            [] => f.write_str("nothing yet"),
+            said => f.write_str(&said.join(", ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_said_by_its_name_but_those_that_are_zero() {
+        assert_eq!(Counts::default().to_string(), "nothing yet");
+        let counts =
+            Counts::from_counters(|counter| u64::from(counter != 2) * (10 + u64::from(counter)));
+        let fields = serde_json::to_value(counts).unwrap();
+        let fields = fields.as_object().unwrap();
+        assert_eq!(fields.len() as u32, Counts::COUNT);
+        let said = counts.to_string();
+        let said: Vec<&str> = said.split(", ").collect();
+        assert_eq!(said.len() as u32, Counts::COUNT - 1);
+        for (name, count) in fields.iter().filter(|(name, _)| *name != "let_in") {
+            let expected = format!("{} {count}", name.replace('_', " "));
+            assert!(said.contains(&expected.as_str()), "{expected}: {said:?}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod btf;
+mod running;
 mod tun;
 mod verdicts;
 
