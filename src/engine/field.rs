@@ -72,7 +72,8 @@ impl Field {
         if self.search.is_some() {
             return by_syn(self.strategy).then_some(ReplyOn::All);
         }
-        let tuples = self.told().filter(|(_, strategy)| by_syn(*strategy));
+        // What is offered at the second instant the kernel side does not know.
+        let tuples = self.tuples.iter().filter(|(_, strategy)| by_syn(*strategy));
         let tuples: Vec<_> = tuples.map(|(tuple, _)| *tuple).collect();
         (!tuples.is_empty()).then_some(ReplyOn::Tuples(tuples))
     }

@@ -11,7 +11,7 @@ use super::recorder::Recorder;
 use super::report::{Fired, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets};
 use super::tap::Tap;
 use super::{Connection, clock_check};
-use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig, Reserve};
 use crate::sys::ebpf::{Reply, Watch};
 use crate::sys::{Aside, CallFailed, Guard, RawSender, Route, Spray, clock, receive_window_scale};
 use crate::wire::{Seq, Tuple};
@@ -112,6 +112,10 @@ impl Punch {
         });
         let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
         let Field { tuples, reserve, search, guards, plan, .. } = field;
+        let reserve = reserve.map(|(tuple, strategy)| {
+            let offer = Offer { window: window((random >> 16) as u16), ..attempt.offer };
+            Reserve { tuple, strategy, offer }
+        });
         let race = RaceConfig { attempt, timeout: self.timeout, tuples, reserve, search };
         let mut drive = Drive {
             tuple,
@@ -248,9 +252,13 @@ fn offer(route: &Route, random: u16) -> Offer {
     Offer {
         mss: u16::try_from(route.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).max(88),
         window_scale: receive_window_scale(),
-        window: LEAST_WINDOW | random >> 2,
+        window: window(random),
         mark: random as u8,
     }
+}
+
+fn window(random: u16) -> u16 {
+    LEAST_WINDOW | random >> 2
 }
 
 fn random() -> Result<u64, CallFailed> {

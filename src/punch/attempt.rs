@@ -174,6 +174,11 @@ impl Attempt {
         self.exchange.remark()
     }
 
+    /// The window that we offer, bytes.
+    pub fn window(&self) -> u16 {
+        self.config.offer.window
+    }
+
     /// The window that the peer offered, bytes, once it was heard.
     pub fn peer_window(&self) -> Option<u16> {
         self.peer_window

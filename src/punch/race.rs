@@ -2,6 +2,7 @@
 
 use super::attempt::{Attempt, AttemptConfig, Opener, Output as AttemptOutput, Purpose};
 use super::evidence::Evidence;
+use super::offer::Offer;
 use super::search::{Batch, Search, Wave};
 use super::strategy::Strategy;
 use super::tcb::EstablishedTcb;
@@ -54,10 +55,22 @@ pub struct RaceConfig {
     pub timeout: Duration,
     /// The tuples raced and how, the first preferred; `attempt`'s alone if empty.
     pub tuples: Vec<(Tuple, Strategy)>,
-    /// Raced as well, [`SECOND_INSTANT`] later, if the peer is not heard on the others by then.
-    pub reserve: Option<(Tuple, Strategy)>,
+    /// Tried [`SECOND_INSTANT`] later, if the peer is not heard on the others by then.
+    pub reserve: Option<Reserve>,
     /// The tuples searched, on which `attempt`'s strategy is used.
     pub search: Option<Search>,
+}
+
+/// A tuple for a second instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// One on which nothing was sent.
+    pub tuple: Tuple,
+    /// How.
+    pub strategy: Strategy,
+    /// What is offered there. Another window than on the other tuples: by those two ends with one
+    /// key may take each other for themselves, if they drew the same.
+    pub offer: Offer,
 }
 
 /// What the race wants done.
@@ -105,15 +118,16 @@ impl Race {
         if attempts.is_empty() && search.is_none() {
             attempts.push(Attempt::new(attempt));
         }
-        if let Some((tuple, strategy)) = reserve {
+        if let Some(Reserve { tuple, strategy, offer }) = reserve {
             let agreed = attempt.agreed.after(SECOND_INSTANT);
             let at = agreed.max(attempt.at);
-            attempts.push(Attempt::new(AttemptConfig { tuple, strategy, at, agreed, ..attempt }));
+            let later = AttemptConfig { tuple, strategy, offer, at, agreed, ..attempt };
+            attempts.push(Attempt::new(later));
         }
         Self {
             told: attempts.len(),
             attempts,
-            reserve: reserve.map(|(tuple, _)| tuple),
+            reserve: reserve.map(|it| it.tuple),
             heard: false,
             search,
             config: attempt,
@@ -365,7 +379,7 @@ impl Race {
     /// this tuple has brought last, since the first SYN that comes in may be a late one of an
     /// earlier punch, which offered another window.
     fn nominates(&self, attempt: &Attempt) -> bool {
-        attempt.peer_window().is_some_and(|theirs| self.config.offer.window >= theirs)
+        attempt.peer_window().is_some_and(|theirs| attempt.window() >= theirs)
     }
 
     /// The peer was heard: nothing more leaves in the hope of being heard.

@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tcp_punch::nat::{PortModel, PortPool, Sequence};
 use tcp_punch::punch::{
-    self, AttemptConfig, Offer, Opener, Plan, RaceConfig, Search, SearchConfig, Sources, Strategy,
+    self, AttemptConfig, Offer, Opener, Plan, RaceConfig, Reserve, Search, SearchConfig, Sources,
+    Strategy,
 };
 use tcp_punch::wire::{Seq, Tuple, WallTime};
 
@@ -139,8 +140,10 @@ impl End {
         };
         let opener = conditions.openers.then_some(Opener { hop_limit: 2, at: opens });
         // As `Punch::reserve` has it.
-        let reserve = tuples.last().filter(|_| conditions.key).map(|(last, _)| {
-            (Tuple { local: next(last.local, 1), remote: next(last.remote, 1) }, Strategy::SynAck)
+        let reserve = tuples.last().filter(|_| conditions.key).map(|(last, _)| Reserve {
+            tuple: Tuple { local: next(last.local, 1), remote: next(last.remote, 1) },
+            strategy: Strategy::SynAck,
+            offer: attempt.offer,
         });
         let race = RaceConfig { attempt, timeout: conditions.timeout, tuples, reserve, search };
         let mut host = Host::new(race, opener);

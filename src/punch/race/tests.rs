@@ -110,7 +110,11 @@ fn with_reserve(host: u8) -> Race {
         attempt: config(host, true),
         timeout: TIMEOUT,
         tuples: AUTO.map(|(port, how)| (tuple(host, port), how)).into(),
-        reserve: Some((tuple(host, 42), Strategy::SynAck)),
+        reserve: Some(Reserve {
+            tuple: tuple(host, 42),
+            strategy: Strategy::SynAck,
+            offer: Offer { window: 50_000 + u16::from(host), ..OFFER },
+        }),
         search: None,
     })
 }
@@ -120,6 +124,24 @@ fn what_is_spoilt_at_the_first_instant_is_saved_at_the_second() {
     let met = meet([with_reserve(1), with_reserve(2)], |_, segment| {
         ![40, 41].contains(&segment.tuple.local.port())
     });
+    assert_eq!(met, [Some((42, 420)), Some((42, 420))]);
+}
+
+#[test]
+fn two_ends_that_take_each_other_for_themselves_meet_at_the_second_instant() {
+    let alike = |host: u8| {
+        let mut attempt = config(host, true);
+        attempt.offer = OFFER;
+        let offer = Offer { window: 50_000 + u16::from(host), ..OFFER };
+        Race::new(RaceConfig {
+            attempt,
+            timeout: TIMEOUT,
+            tuples: vec![(tuple(host, 40), Strategy::SynAck)],
+            reserve: Some(Reserve { tuple: tuple(host, 42), strategy: Strategy::SynAck, offer }),
+            search: None,
+        })
+    };
+    let met = meet([alike(1), alike(2)], |_, _| true);
     assert_eq!(met, [Some((42, 420)), Some((42, 420))]);
 }
 
