@@ -241,6 +241,12 @@ impl Punch {
             .unwrap_or(Strategy::Syn)
     }
 
+    /// So many consecutive ports a punch takes: those spread, one for what wants a tuple of its own,
+    /// and one for the second instant.
+    pub(crate) const fn ports(spread: u16) -> u16 {
+        spread + 2
+    }
+
     /// What is raced, the first preferred.
     pub(crate) fn tuples(&self, first: Tuple) -> Vec<(Tuple, Strategy)> {
         let by_syn = self.by_syn().map(|strategy| (0..self.spread).map(move |n| (n, strategy)));
@@ -259,7 +265,7 @@ impl Punch {
     /// of none.
     pub(crate) fn reserve(&self, first: Tuple) -> Option<(Tuple, Strategy)> {
         self.key.as_ref()?;
-        Some((self.neighbour(first, self.spread + 1)?, self.by_syn()?))
+        Some((self.neighbour(first, Self::ports(self.spread) - 1)?, self.by_syn()?))
     }
 
     fn by_syn(&self) -> Option<Strategy> {
@@ -272,7 +278,7 @@ impl Punch {
     fn neighbour(&self, tuple: Tuple, nth: u16) -> Option<Tuple> {
         let Tuple { mut local, mut remote } = tuple;
         let highest = local.port().max(remote.port());
-        let upward = highest.checked_add(self.spread + 1).is_some();
+        let upward = highest.checked_add(Self::ports(self.spread) - 1).is_some();
         let shifted = |port: u16| {
             let port = if upward { port.checked_add(nth) } else { port.checked_sub(nth) };
             port.filter(|port| *port > 0)

@@ -82,11 +82,13 @@ pub struct Met {
 }
 
 /// The punch's own port is the first of so many that a meeting may use.
-const PORTS: u16 = 160;
+const PORTS: u16 = 210;
 /// Local ports come from here: above what services use, below what the kernel hands out by default
 /// (net.ipv4.ip_local_port_range), so that nobody else gets one meanwhile.
 const FROM: u16 = 16_384;
 const BELOW: u16 = 32_768 - PORTS;
+/// More ways to the peer are hardly ever tried at once.
+const WAYS: usize = 3;
 /// So many local ports are tried before all are taken for taken.
 const TRIES: usize = 8;
 
@@ -220,7 +222,9 @@ impl Meet {
     pub fn run(mut self, progress: &mut dyn FnMut(Step)) -> Result<Met, MeetFailure> {
         let route = Route::to(self.server.ip(), self.local_ip).map_err(MeetError::from)?;
         if self.datapath != Datapath::Packet {
-            self.stock = Some(Stock::ahead(route.interface_index, false));
+            // Where nothing else is allowed, the other ways to the peer need some as well.
+            let count = if self.datapath == Datapath::Ebpf { WAYS } else { 1 };
+            self.stock = Some(Stock::ahead(route.interface_index, false, count));
         }
         let line = self.connect(route.local_ip)?;
         let mut around = Surroundings::new(line.local()?, self.server)?;

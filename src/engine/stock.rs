@@ -6,72 +6,79 @@ use std::time::{Duration, Instant};
 
 /// Programs on their way into the kernel, which takes some 30 ms, and several times that for the
 /// first ones of a process or where the processors are busy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Stock(Arc<Shelf>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shelf {
     content: Mutex<Content>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-enum Content {
-    #[default]
-    Loading,
-    Loaded(Box<Ebpf>),
-    Failed(EbpfError),
-    /// Taken, or no longer wanted.
-    Gone,
+#[derive(Debug)]
+struct Content {
+    loaded: Vec<Ebpf>,
+    /// So many are still to come.
+    awaited: usize,
+    failed: Option<EbpfError>,
 }
 
 impl Stock {
-    /// Begins to load what catches nothing yet, on a thread of its own: a meeting has the time while
-    /// it waits for the server, and not once the instant is agreed on. A search needs more room.
-    pub(super) fn ahead(interface: u32, search: bool) -> Self {
-        let stock = Self::default();
+    /// Begins to load what catches nothing yet, so many times, on a thread of its own: a meeting has
+    /// the time while it waits for the server, and not once the instant is agreed on. A search
+    /// needs more room.
+    pub(super) fn ahead(interface: u32, search: bool, count: usize) -> Self {
+        let content = Content { loaded: Vec::new(), awaited: count, failed: None };
+        let stock = Self(Arc::new(Shelf { content: content.into(), changed: Condvar::new() }));
         let filled = stock.clone();
         let fill = move || {
-            let loaded = Ebpf::ahead(interface, search);
-            let mut content = filled.content();
-            if matches!(*content, Content::Loading) {
-                *content = match loaded {
-                    Ok(ebpf) => Content::Loaded(Box::new(ebpf)),
-                    Err(error) => Content::Failed(error),
-                };
-                filled.0.changed.notify_all();
+            while filled.content().awaited > 0 {
+                filled.put(Ebpf::ahead(interface, search));
             }
         };
         if let Err(error) = std::thread::Builder::new().name("loading".into()).spawn(fill) {
             tracing::debug!("nothing is loaded ahead: {error}");
-            *stock.content() = Content::Gone;
+            stock.content().awaited = 0;
         }
         stock
     }
 
-    /// What is loaded by now, for the first of several ways to the peer.
-    pub(super) fn take(&self) -> Option<Ebpf> {
+    fn put(&self, loaded: Result<Ebpf, EbpfError>) {
         let mut content = self.content();
-        match std::mem::take(&mut *content) {
-            Content::Loaded(ebpf) => {
-                *content = Content::Gone;
-                Some(*ebpf)
+        // Nobody may want it any more by now.
+        if let Some(awaited) = content.awaited.checked_sub(1) {
+            match loaded {
+                Ok(ebpf) => {
+                    content.loaded.push(ebpf);
+                    content.awaited = awaited;
+                }
+                Err(error) => {
+                    content.failed = Some(error);
+                    content.awaited = 0;
+                }
             }
-            other => {
-                *content = other;
-                None
-            }
+            self.0.changed.notify_all();
         }
     }
 
-    /// What is loaded within this time; later it is not wanted any more.
+    /// Whether nothing more comes.
+    pub(super) fn is_settled(&self) -> bool {
+        self.content().awaited == 0
+    }
+
+    /// One that is loaded by now.
+    pub(super) fn take(&self) -> Option<Ebpf> {
+        self.content().loaded.pop()
+    }
+
+    /// One that is loaded within this time; what comes later is not wanted any more.
     ///
     /// # Errors
     /// Why it could not be loaded; `None` if that took too long.
     pub(super) fn within(&self, patience: Duration) -> Result<Ebpf, Option<EbpfError>> {
         let until = Instant::now() + patience;
         let mut content = self.content();
-        while matches!(*content, Content::Loading) {
+        while content.loaded.is_empty() && content.awaited > 0 {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -79,11 +86,8 @@ impl Stock {
             let waited = self.0.changed.wait_timeout(content, left);
             content = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        match std::mem::replace(&mut *content, Content::Gone) {
-            Content::Loaded(ebpf) => Ok(*ebpf),
-            Content::Failed(error) => Err(Some(error)),
-            Content::Loading | Content::Gone => Err(None),
-        }
+        content.awaited = 0;
+        content.loaded.pop().ok_or_else(|| content.failed.take())
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {

@@ -165,7 +165,7 @@ impl Tap {
 /// The programs, unless they are not there in time.
 fn in_time(watch: &Watch, ahead: Duration) -> Result<Ebpf, Option<EbpfError>> {
     match ahead.checked_sub(RESERVE) {
-        Some(patience) => Stock::ahead(watch.interface, watch.search).within(patience),
+        Some(patience) => Stock::ahead(watch.interface, watch.search, 1).within(patience),
         None => Err(None),
     }
 }

@@ -7,7 +7,7 @@ use super::surroundings::Surroundings;
 use super::wall::Wall;
 use super::ways;
 use super::{Meet, MeetError, MeetFailure, Met, Step};
-use crate::engine::{Connection, PunchError, Way};
+use crate::engine::{Connection, Datapath, Punch, PunchError, Way};
 use crate::nat::PortModel;
 use crate::rendezvous::{
     self, Account, Agreement, Candidate, CandidateKind, ClockEstimate, Event, Joined, Pair,
@@ -28,8 +28,10 @@ const ACCOUNTING: Duration = Duration::from_secs(2);
 const PARTING: Duration = Duration::from_secs(1);
 /// Nothing else happens: look around this often.
 const IDLE: Duration = Duration::from_secs(1);
-/// From the punch's own port to the one for peers in the same network, and to IPv6's: a punch
-/// takes as many as are spread, and one more.
+/// Whether programs are loaded by now is looked at this often.
+const LOADING: Duration = Duration::from_millis(5);
+/// From the punch's own ports to those for peers in the same network, and to IPv6's: so many times
+/// what one punch takes.
 const LAN: u16 = 1;
 const IPV6: u16 = 2;
 
@@ -208,6 +210,9 @@ impl Meeting {
         if self.ours.is_some() || !self.around.is_known() {
             return Ok(());
         }
+        if self.is_loading() {
+            return Ok(());
+        }
         let Some(session) = self.line.as_mut().and_then(Line::session) else { return Ok(()) };
         let Some(estimate) = session.clock(now) else {
             return match keyed_at.until(now) > TELLING {
@@ -239,6 +244,13 @@ impl Meeting {
             line.proceed()?;
         }
         Ok(())
+    }
+
+    /// Whether programs that the punch cannot do without are still being loaded: the peer, who reads
+    /// an instant out of our report, would have to wait for us.
+    fn is_loading(&self) -> bool {
+        let stock = self.meet.stock.as_ref().filter(|_| self.meet.datapath == Datapath::Ebpf);
+        stock.is_some_and(|stock| !stock.is_settled())
     }
 
     /// Agrees and begins, once both reports are there.
@@ -374,7 +386,8 @@ impl Meeting {
             Some(_) if self.ours.is_none() => self.around.reread_at(),
             Some(_) => None,
         };
-        let due = due.into_iter().chain(look).min();
+        let loaded = self.is_loading().then(|| now.after(LOADING));
+        let due = due.into_iter().chain(look).chain(loaded).min();
         let most = due.map_or(IDLE, |due| now.until(due).min(IDLE));
         let attempts = self.attempts.as_ref().map(AsFd::as_fd);
         let readable: Vec<BorrowedFd> = [self.around.as_fd()].into_iter().chain(attempts).collect();
@@ -399,7 +412,7 @@ fn candidates(
     mapped: Option<(SocketAddr, SocketAddr)>,
     spread: u16,
 ) -> Vec<Candidate> {
-    let beside = |ip, nth| SocketAddr::new(ip, local.port() + nth * (spread + 1));
+    let beside = |ip, nth| SocketAddr::new(ip, local.port() + nth * Punch::ports(spread));
     let own = |kind, base: SocketAddr| Candidate::new(kind, base, base);
     let lan = external
         .is_none_or(|external| external.ip() != local.ip())

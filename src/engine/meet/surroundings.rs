@@ -19,12 +19,13 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Routers near enough to be ours answer sooner.
 const WALKING: Duration = Duration::from_millis(400);
-/// From one port to the next, as in a [`Survey`]: neighbours are not taken for a counter's steps.
-const STRIDE: u16 = 7;
+/// From one port to the next, as in a [`Survey`]: neighbours are not taken for a counter's steps. The
+/// first is beyond the ports of three punches.
+const STRIDE: u16 = 9;
 /// Linux routers that choose at random map these into a small pool of their own.
 const PRIVILEGED: [u16; 2] = [1016, 1009];
 /// From the punch's own port to the one that a router is asked to map; beyond those of all punches.
-const DOOR: u16 = 150;
+const DOOR: u16 = 200;
 /// A counter that was read so long ago has moved on.
 const STALE: Duration = Duration::from_millis(300);
 /// A counter's rate is not known from less: where others make fifty mappings a second, ten.
