@@ -79,7 +79,8 @@ pub struct HowArgs {
     /// need a key)
     #[arg(long, value_name = "LIST", default_value = "auto")]
     pub strategy: String,
-    /// Punch N consecutive ports at once, both ends alike; the first to finish wins
+    /// Punch N consecutive ports at once, both ends alike; the first to finish wins. With a key two
+    /// more are used: for mid-stream, and for a second instant 0.4 s later
     #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
     pub spread: String,
     /// How this side's router numbers its ports, or a file that says so: preserving, stable,

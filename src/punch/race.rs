@@ -29,8 +29,6 @@ pub struct Race {
     told: usize,
     /// The tuple of the second instant.
     reserve: Option<Tuple>,
-    /// Whether the peer was, on any tuple told beforehand.
-    heard: bool,
     search: Option<Search>,
     config: AttemptConfig,
     deadline: WallTime,
@@ -128,7 +126,6 @@ impl Race {
             told: attempts.len(),
             attempts,
             reserve: reserve.map(|it| it.tuple),
-            heard: false,
             search,
             config: attempt,
             deadline: attempt.at.after(timeout),
@@ -200,7 +197,6 @@ impl Race {
         }
         let what = attempt.handle_segment(segment, now);
         if attempt.peer_window().is_some() {
-            self.heard = true;
             self.stop_hoping();
         }
         self.drain(place);
@@ -352,8 +348,9 @@ impl Race {
         if self.is_spoilt(attempt) {
             return true;
         }
-        let spared = self.heard && self.reserve == Some(attempt.tuple());
-        if spared && attempt.peer_window().is_none() {
+        let heard = |it: &Attempt| it.peer_window().is_some();
+        let spare = self.reserve == Some(attempt.tuple()) && !heard(attempt);
+        if spare && self.attempts.iter().any(heard) {
             return true;
         }
         let answering = attempt.peer_window().is_some() && !self.nominates(attempt);

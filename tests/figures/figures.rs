@@ -9,6 +9,7 @@ mod capacity;
 mod chance;
 mod clock;
 mod connecting;
+mod delay;
 mod ebpf;
 mod end;
 mod firing;
@@ -48,6 +49,9 @@ mod network;
 #[path = "../lab/told.rs"]
 mod told;
 #[allow(dead_code, reason = "shared with tests/lab")]
+#[path = "../lab/transit.rs"]
+mod transit;
+#[allow(dead_code, reason = "shared with tests/lab")]
 #[path = "../lab/veth.rs"]
 mod veth;
 // What the matrix of all routers is made of.
@@ -68,7 +72,8 @@ use table::{Measured, Table};
 
 type Measurement = fn() -> Result<Measured, Box<dyn Error>>;
 
-const FIGURES: [(&str, Measurement); 25] = [
+const FIGURES: [(&str, Measurement); 26] = [
+    ("delay", delay::measure),
     ("firing", firing::measure),
     ("connecting", connecting::measure),
     ("handover", handover::measure),

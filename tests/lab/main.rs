@@ -43,6 +43,7 @@ mod stun;
 mod timeouts;
 mod told;
 mod trace;
+mod transit;
 mod units;
 mod veth;
 mod wan;

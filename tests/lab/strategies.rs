@@ -25,6 +25,8 @@ const PORT: u16 = 40000;
 /// So early, the instant is still ahead when both ends have found out how far the peer is, also on
 /// a busy machine.
 const AHEAD_MS: u64 = 600;
+/// Whose SYN leaves so much later is late.
+const LATE_NS: i64 = 5_000_000;
 /// In which silence has to show: the first repetition is due after 100 ms.
 const SILENCE: Duration = Duration::from_millis(300);
 
@@ -178,8 +180,7 @@ fn each_strategy_passes_the_routers_that_it_is_for_and_no_others() {
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn auto_finds_what_passes_and_both_ends_mean_one_connection() {
     for (kinds, winners) in [
-        // Unasked, too, where an end is late.
-        (["masquerade", "masquerade"], &["syn", "syn-ack", "mid-stream"][..]),
+        (["masquerade", "masquerade"], &["syn", "mid-stream"][..]),
         (["masquerade,syn-block"; 2], &["syn-ack", "mid-stream"]),
         (["masquerade,raw-syn-block"; 2], &["mid-stream"]),
         (["masquerade,syn-block", "masquerade,raw-syn-block"], &["mid-stream"]),
@@ -188,8 +189,16 @@ fn auto_finds_what_passes_and_both_ends_mean_one_connection() {
     ] {
         let pair = behind(kinds[0], kinds[1]);
         let (a, b) = connect(&pair, ["auto"; 2]);
+        // A SYN-ACK goes unasked to whom no SYN has come in time.
+        let late = [&a, &b].iter().any(|it| it.report.fired.error_ns.is_none_or(|ns| ns > LATE_NS));
         for report in [&a.report, &b.report] {
-            assert!(winners.contains(&&*report.strategy), "{kinds:?}: {}", report.strategy);
+            let strategy = &*report.strategy;
+            let won = winners.contains(&strategy) || late && strategy == "syn-ack";
+            assert!(
+                won,
+                "{kinds:?}: {strategy}; fired: {:?} and {:?}",
+                a.report.fired, b.report.fired
+            );
         }
         let by_mid_stream = [&a, &b].map(|it| it.report.strategy == "mid-stream");
         assert_eq!(by_mid_stream[0], by_mid_stream[1], "{kinds:?}");

@@ -1,8 +1,7 @@
 //! The test equipment itself: delays, hops, losses and routers are what they are said to be.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,49 +10,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::capture::Capture;
 use crate::network::{Host, Network};
+use crate::transit::{transit_times, udp};
 
 const ROUTER_A: &str = "198.51.100.1";
 const ROUTER_B: &str = "203.0.113.1";
 const HOST_B_V6: &str = "2001:db8:b::2";
-
-fn udp(host: &Host, local: &str) -> UdpSocket {
-    host.run(|| UdpSocket::bind(local)).expect("a free port")
-}
-
-/// The payload of a packet to UDP port 9.
-fn discarded(packet: &[u8]) -> Option<&[u8]> {
-    match SlicedPacket::from_ip(packet).ok()?.transport? {
-        TransportSlice::Udp(udp) if udp.destination_port() == 9 => Some(udp.payload()),
-        _ => None,
-    }
-}
-
-/// When each packet passed, by the length of its payload.
-fn times_by_length(capture: &Capture) -> HashMap<usize, Duration> {
-    let packets = capture.packets(|packet| discarded(packet).is_some());
-    packets
-        .iter()
-        .filter_map(|captured| Some((discarded(&captured.bytes)?.len(), captured.at)))
-        .collect()
-}
-
-/// One way through the wide area network, as both routers' kernels stamp it.
-fn transit_times(network: &Network, from: &str, to: &str, count: usize) -> Vec<Duration> {
-    let leaving = Capture::start(&network.router_a(), "wan");
-    let arriving = Capture::start(&network.router_b(), "wan");
-    let socket = udp(&network.host_a(), from);
-    for length in 1..=count {
-        socket.send_to(&vec![0; length], (to, 9)).expect("sent");
-        thread::sleep(Duration::from_millis(3));
-    }
-    thread::sleep(Duration::from_millis(50));
-    let left = times_by_length(&leaving);
-    let mut transits: Vec<_> =
-        times_by_length(&arriving).into_iter().map(|(length, at)| at - left[&length]).collect();
-    assert_eq!(transits.len(), count);
-    transits.sort();
-    transits
-}
 
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Routers near enough to be ours answer sooner.
 const WALKING: Duration = Duration::from_millis(400);
 /// From one port to the next, as in a [`Survey`]: neighbours are not taken for a counter's steps. The
-/// first is beyond the ports of three punches.
+/// first is beyond the ports of three punches that spread no further than by default.
 const STRIDE: u16 = 9;
 /// Linux routers that choose at random map these into a small pool of their own.
 const PRIVILEGED: [u16; 2] = [1016, 1009];
