@@ -16,9 +16,10 @@ use std::time::Duration;
 const FIRST_RETRANSMISSION: Duration = Duration::from_millis(100);
 /// Longest wait for an answer.
 const LAST_RETRANSMISSION: Duration = Duration::from_secs(1);
-/// Without an opener both ends also repeat in step, this long after the instant and at every
-/// doubling of it: where resets close what SYNs open, only SYNs that cross get through, and ends
-/// whose clocks agree cross whenever they fire together.
+/// Both ends also repeat in step, this long after the instant and at every doubling of it: where
+/// resets close what SYNs open, only SYNs that cross get through, and ends whose clocks agree cross
+/// whenever they fire together. Openers make that superfluous where both ends have one, which
+/// neither of them can know.
 const FIRST_STEP: Duration = Duration::from_millis(100);
 /// A step nearer than this is left out.
 const STEP_NOTICE: Duration = Duration::from_millis(20);
@@ -375,9 +376,6 @@ impl Attempt {
 
     /// The next moment at which the peer, too, sends if it has heard nothing.
     fn next_step(&self, now: WallTime) -> Option<WallTime> {
-        if self.opener.is_some() {
-            return None;
-        }
         (0..16)
             .map(|doubling| self.config.agreed.after(FIRST_STEP * (1 << doubling)))
             .find(|step| *step >= now.after(STEP_NOTICE))

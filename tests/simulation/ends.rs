@@ -138,7 +138,8 @@ impl End {
             racing: false,
             seed,
         };
-        let opener = conditions.openers.then_some(Opener { hop_limit: 2, at: opens });
+        let opener =
+            conditions.openers[usize::from(!is_a)].then_some(Opener { hop_limit: 2, at: opens });
         // As `Punch::reserve` has it.
         let reserve = tuples.last().filter(|_| conditions.key).map(|(last, _)| Reserve {
             tuple: Tuple { local: next(last.local, 1), remote: next(last.remote, 1) },

@@ -1,6 +1,6 @@
 //! Loss and minutes, on top of routers that let no SYN in: whatever says the same must come again.
 
-use crate::behaviour::{Behaviour, MASQUERADE, OutOfTurn, SynIn};
+use crate::behaviour::{Behaviour, KINDS, MASQUERADE, OutOfTurn, Ports, SynIn};
 use crate::network::{Conditions, Outcome, punch};
 use std::time::Duration;
 
@@ -85,4 +85,38 @@ fn ends_whose_instants_lie_in_two_minutes_meet_by_every_strategy() {
             assert!(failed.is_none(), "{names:?}, {skew_ms} ms apart: {}", failed.unwrap());
         }
     }
+}
+
+/// Whether an end has an opener depends on what it learns of the path, which loss decides, too.
+#[test]
+fn loss_is_outlived_where_syns_pass_whichever_end_has_an_opener() {
+    let mut failed = Vec::new();
+    let passes = |kind: &&Behaviour| {
+        kind.syn_in == SynIn::Allowed
+            && kind.ports == Ports::Preserving
+            && !kind.rewrites_sequence
+            && kind.entries > 1
+    };
+    for router in KINDS.iter().filter(passes) {
+        for openers in [[true; 2], [false; 2], [false, true]] {
+            for key in [false, true] {
+                let (percent, slowest, first) = met(|seed| Conditions {
+                    one_way: Duration::from_millis(2),
+                    jitter: Duration::from_millis(1),
+                    routers: [vec![*router], vec![*router]],
+                    openers,
+                    key,
+                    loss_percent: 5,
+                    duplicate_percent: 5,
+                    timeout: Duration::from_secs(10),
+                    seed,
+                    ..Conditions::default()
+                });
+                let with = format!("{}, openers {openers:?}, key {key}", router.name);
+                println!("{with}: {percent} %, slowest {slowest:?}");
+                failed.extend(first.map(|outcome| format!("{with}: {percent} %\n{outcome}")));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

@@ -71,7 +71,7 @@ fn with_openers_even_a_skew_beyond_their_lead_is_outlived() {
 
 #[test]
 fn without_openers_only_a_skew_below_the_one_way_delay_meets_at_once() {
-    let bare = Conditions { openers: false, ..conditions() };
+    let bare = Conditions { openers: [false; 2], ..conditions() };
     let skewed = |ms| punch(&Conditions { skew: Duration::from_millis(ms), ..bare.clone() });
     assert_eq!(established_ms(&skewed(9)), 29, "the later SYN leaves 9 ms later");
     assert!(skewed(11).resets > 0);
@@ -84,7 +84,7 @@ fn ends_in_step_meet_without_openers_even_if_the_first_syns_are_lost() {
         let outcome = punch(&Conditions {
             one_way: Duration::from_micros(50),
             skew: Duration::from_micros(20),
-            openers: false,
+            openers: [false; 2],
             loss_percent: 10,
             seed,
             ..conditions()
@@ -101,7 +101,7 @@ fn an_end_that_is_late_meets_its_peer_at_the_next_step() {
         let outcome = punch(&Conditions {
             one_way: Duration::from_micros(50),
             late: Duration::from_millis(late),
-            openers: false,
+            openers: [false; 2],
             ..conditions()
         });
         // Unless a repetition of its own comes just before a step, which is then the next but one.
@@ -114,7 +114,7 @@ fn routers_that_drop_an_unsolicited_syn_forgive_any_skew() {
     for skew in [0, 15, 500] {
         let outcome = punch(&Conditions {
             skew: Duration::from_millis(skew),
-            openers: false,
+            openers: [false; 2],
             routers: masquerade([Unsolicited::Drop; 2]),
             ..conditions()
         });

@@ -23,7 +23,7 @@ pub(crate) struct Conditions {
     pub(crate) skew: Duration,
     /// How much later than it should the second end begins, whose clock is right.
     pub(crate) late: Duration,
-    pub(crate) openers: bool,
+    pub(crate) openers: [bool; 2],
     /// The routers of each end, the innermost first.
     pub(crate) routers: [Vec<Behaviour>; 2],
     /// What the innermost routers still hold of an earlier connection.
@@ -54,7 +54,7 @@ impl Default for Conditions {
             jitter: Duration::ZERO,
             skew: Duration::ZERO,
             late: Duration::ZERO,
-            openers: true,
+            openers: [true; 2],
             routers: [vec![MASQUERADE], vec![MASQUERADE]],
             stale: [None; 2],
             key: false,

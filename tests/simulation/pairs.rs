@@ -13,7 +13,7 @@ fn means(conditions: &Conditions) -> Means {
     Means {
         key: conditions.key,
         models: conditions.models,
-        opener: conditions.openers,
+        opener: conditions.openers == [true; 2],
         tuples: conditions.budget.entries.min(conditions.budget.packets / 2 - 1),
     }
 }
@@ -72,7 +72,7 @@ fn hold_all(
                     routers: [a.clone(), b.clone()],
                     key,
                     models,
-                    openers,
+                    openers: [openers; 2],
                     timeout: Duration::from_secs(3),
                     budget: Budget { packets: 8_000, entries, rate: 10_000 },
                     ..Conditions::default()
