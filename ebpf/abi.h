@@ -18,7 +18,10 @@ struct ends {
 };
 
 struct rule {
+	struct ends ends;
 	__u32 flags;
+	/* 0. Keeps the size a multiple of 8. */
+	__u32 unused;
 	__u8 locals[PORT_SET_BYTES];
 	__u8 remotes[PORT_SET_BYTES];
 };

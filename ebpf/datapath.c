@@ -56,7 +56,7 @@ INLINE int icmp(struct __sk_buff *skb, struct packet *packet)
 	} else if (type != echo_reply) {
 		return TC_ACT_UNSPEC;
 	}
-	rule = bpf_map_lookup_elem(&rules, &packet->ends);
+	rule = rule_between(&packet->ends);
 	if (rule && (rule->flags & wanted)) {
 		count(COUNT_ICMP);
 		copy(skb, packet, 0);
@@ -111,7 +111,7 @@ INLINE int handshake(struct __sk_buff *skb, const struct packet *packet, const s
 
 INLINE int segment(struct __sk_buff *skb, struct packet *packet)
 {
-	struct rule *rule = bpf_map_lookup_elem(&rules, &packet->ends);
+	struct rule *rule = rule_between(&packet->ends);
 	struct tuple tuple;
 	__u32 size, *exact, flags;
 	struct syn syn;
@@ -184,7 +184,7 @@ int ingress(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (packet->protocol == IPPROTO_TCP)
 		return segment(skb, packet);
-	if (packet->is_ipv6 && packet->is_fragment && bpf_map_lookup_elem(&rules, &packet->ends)) {
+	if (packet->is_ipv6 && packet->is_fragment && rule_between(&packet->ends)) {
 		count(COUNT_FRAGMENTS);
 		return TC_ACT_UNSPEC;
 	}
@@ -206,7 +206,7 @@ int egress(struct __sk_buff *skb)
 	if (!read_packet(skb, &packet, 0, link_header) || packet.protocol != IPPROTO_TCP ||
 	    packet.is_fragment || packet.is_tagged)
 		return TC_ACT_UNSPEC;
-	rule = bpf_map_lookup_elem(&rules, &packet.ends);
+	rule = rule_between(&packet.ends);
 	if (!rule || load(skb, packet.transport, &head, sizeof(head)) || !(head.flags & TCP_RST) ||
 	    !has_port(rule->locals, NTOHS(head.source)))
 		return TC_ACT_UNSPEC;

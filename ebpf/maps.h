@@ -5,13 +5,14 @@
 #include "abi.h"
 #include "bpf.h"
 
-/* One entry for each pair of addresses, whatever the number of ports. */
+/* One entry, whatever the number of ports. In an array it is compared without a call, and every
+ * packet of the interface is compared with it. */
 struct {
-	UINT(type, BPF_MAP_TYPE_HASH);
-	UINT(max_entries, 4);
-	TYPE(key, struct ends);
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	UINT(max_entries, 1);
+	TYPE(key, __u32);
 	TYPE(value, struct rule);
-} rules SECTION(".maps");
+} rule SECTION(".maps");
 
 /* What differs from the rule. */
 struct {
@@ -58,6 +59,22 @@ struct {
 	TYPE(key, __u32);
 	TYPE(value, __u64);
 } punch_counts SECTION(".maps");
+
+/* The rule, if it is about these two; NULL otherwise. */
+INLINE struct rule *rule_between(const struct ends *ends)
+{
+	__u32 key = 0;
+	struct rule *found = bpf_map_lookup_elem(&rule, &key);
+	const __u64 *ours, *theirs = (const __u64 *)ends;
+
+	if (!found)
+		return 0;
+	ours = (const __u64 *)&found->ends;
+	if (((ours[0] ^ theirs[0]) | (ours[1] ^ theirs[1]) | (ours[2] ^ theirs[2]) |
+	     (ours[3] ^ theirs[3])) != 0)
+		return 0;
+	return found;
+}
 
 FUNCTION void count(enum count which)
 {

@@ -32,7 +32,7 @@ struct segment {
 /* An IP packet, and where its parts are. */
 struct packet {
 	/* Whose it is, seen from here: `local` is the destination of what comes in. */
-	struct ends ends;
+	struct ends ends __attribute__((aligned(8)));
 	/* Bytes of VLAN tags between the network header and the IP header. */
 	__u32 start;
 	/* Of the transport header, from the network header. */

@@ -17,6 +17,9 @@ const MOST_WAITING: usize = 1024;
 const MOST_MISSED: usize = 256;
 /// What is still on its way to a port that lost comes within a round trip and this.
 const LINGER: Duration = Duration::from_millis(100);
+/// After a search as well, but the peer sprays until it has heard of the end, and what it has sprayed
+/// waits in queues.
+const SEARCH_LINGER: Duration = Duration::from_secs(1);
 
 /// What the peer sent before the kernel could hear it.
 #[derive(Debug, Default)]
@@ -149,9 +152,12 @@ impl Drive {
         let (winner, losers): (Vec<_>, Vec<_>) =
             guards.into_iter().partition(|guard| guard.port() == tuple.local.port());
         drop(winner);
-        let linger = one_way.map_or(LINGER, |one_way| LINGER + one_way * 2);
         // Other tuples of a search have the winner's port, too, and no guard any more.
-        let linger = if losers.is_empty() && spray.is_none() { Duration::ZERO } else { linger };
+        let linger = match (&spray, one_way) {
+            (Some(_), _) => SEARCH_LINGER,
+            (None, _) if losers.is_empty() => Duration::ZERO,
+            (None, one_way) => LINGER + one_way.unwrap_or_default() * 2,
+        };
         aside.close_in_turn((sender, spray, priority), (tap, losers), linger);
     }
 }

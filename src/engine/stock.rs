@@ -4,8 +4,8 @@ use crate::sys::ebpf::{Ebpf, EbpfError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Programs on their way into the kernel, which takes some 30 ms, and several times that for the
-/// first ones of a process or where the processors are busy.
+/// Programs on their way into the kernel, which takes some 12 ms, and several times that where the
+/// processors are busy.
 #[derive(Clone, Debug)]
 pub(super) struct Stock(Arc<Shelf>);
 

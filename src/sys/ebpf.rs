@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod blind;
 mod counts;
 mod error;
 mod hook;
@@ -53,13 +54,13 @@ pub struct Ebpf {
     hook: Option<Hook>,
     /// Where they hang.
     interface: u32,
-    rules: HashMap<MapData, Ends, Rule>,
+    /// The rule, where the programs read it.
+    rules: Array<MapData, Rule>,
     tuples: HashMap<MapData, ExactTuple, u32>,
     reply: Array<MapData, abi::Reply>,
     strangers: Array<MapData, u64>,
     counts: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
-    ends: Ends,
     rule: Box<Rule>,
     /// Whether its ring has room for what a search draws.
     roomy: bool,
@@ -150,7 +151,7 @@ impl Ebpf {
         Self::hung_in(watch.interface, watch.search, Some(hook))?.watching(watch)
     }
 
-    /// Loads the programs and hangs them in, and catches nothing yet: that takes the kernel tens of
+    /// Loads the programs and hangs them in, and catches nothing yet: that takes the kernel some
     /// milliseconds, which there may be before it is known what is to be caught. A search needs
     /// more room.
     ///
@@ -173,9 +174,10 @@ impl Ebpf {
         let wanted =
             if watch.search { Rule::PROBES } else { Rule::RESETS | Rule::PROBES | Rule::ERRORS };
         self.search = watch.search;
-        self.ends = Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) };
         *self.rule = Rule {
+            ends: Ends { local: abi::mapped(watch.local), peer: abi::mapped(watch.peer) },
             flags: wanted,
+            unused: 0,
             locals: abi::port_set(&watch.locals),
             remotes: abi::port_set(&watch.remotes),
         };
@@ -203,7 +205,7 @@ impl Ebpf {
         let nobody = abi::mapped(std::net::Ipv4Addr::UNSPECIFIED.into());
         let no_ports = abi::port_set(&[]);
         Ok(Self {
-            rules: map("rules")?.try_into()?,
+            rules: map("rule")?.try_into()?,
             tuples: map("tuples")?.try_into()?,
             reply: map("reply")?.try_into()?,
             strangers: map("strangers")?.try_into()?,
@@ -213,8 +215,13 @@ impl Ebpf {
             keeper: None,
             hook: None,
             interface: 0,
-            ends: Ends { local: nobody, peer: nobody },
-            rule: Box::new(Rule { flags: 0, locals: no_ports, remotes: no_ports }),
+            rule: Box::new(Rule {
+                ends: Ends { local: nobody, peer: nobody },
+                flags: 0,
+                unused: 0,
+                locals: no_ports,
+                remotes: no_ports,
+            }),
             roomy,
             search: false,
             answering: Vec::new(),
@@ -384,7 +391,7 @@ impl Ebpf {
     }
 
     fn write_rule(&mut self) -> Result<(), CallFailed> {
-        self.rules.insert(self.ends, *self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rules)")
+        self.rules.set(0, *self.rule, 0).named("bpf(BPF_MAP_UPDATE_ELEM, rule)")
     }
 
     fn set_reply(&mut self, how: abi::Reply) -> Result<(), CallFailed> {

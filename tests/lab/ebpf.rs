@@ -230,11 +230,36 @@ fn a_kill_at_any_moment_leaves_nothing() {
     eventually("no program is left", || programs().iter().all(|id| before.contains(id)));
 }
 
+/// From now on the kernel refuses bpf(2) to this thread, as in many containers.
+#[allow(unsafe_code)]
+fn forbid_bpf() {
+    use nix::libc::{self, sock_filter, sock_fprog};
+    let bpf = u32::try_from(libc::SYS_bpf).expect("a small number");
+    let number = std::mem::offset_of!(libc::seccomp_data, nr) as u32;
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let step = |code, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
+    let filter = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, number),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, bpf),
+        step(libc::BPF_RET | libc::BPF_K, 0, refused),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program =
+        sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel copies the filter, which lives as long as the call.
+    let set =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(nix::errno::Errno::result(set), Ok(0));
+}
+
 #[test]
 #[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
 fn what_forbids_it_is_named() {
     let name = "ebpf::what_forbids_it_is_named";
     if let Ok(role) = env::var(ROLE) {
+        if role == "forbidden" {
+            forbid_bpf();
+        }
         let said = Ebpf::available().map_or_else(|error| error.to_string(), |()| "yes".into());
         let loaded = Ebpf::new(&watch(ENDS[0])).map_or_else(|error| error.to_string(), |_| said);
         println!("{role}: {loaded}.");
@@ -259,10 +284,17 @@ fn what_forbids_it_is_named() {
             &["unshare", "-m", "sh", "-c", "mount -t tmpfs none /sys/kernel && exec \"$@\"", "sh"],
             "yes",
         ),
+        ("old", &["setarch", "--uname-2.6"], "is older than 5.8"),
+        (
+            "forbidden",
+            &[],
+            "eBPF is disabled here: bpf(BPF_MAP_CREATE): Operation not permitted",
+        ),
     ] {
         let output = again(name, role, &veth.far, before).output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains(&format!("{role}: {expected}.")), "{role}: {text}");
+        let said = text.lines().find(|line| line.starts_with(role)).unwrap_or_default();
+        assert!(said.ends_with(&format!(" {expected}.")), "{role}: {text}");
     }
 }
 

@@ -20,7 +20,9 @@ pub(super) struct Ends {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
+    pub(super) ends: Ends,
     pub(super) flags: u32,
+    pub(super) unused: u32,
     pub(super) locals: PortSet,
     pub(super) remotes: PortSet,
 }
@@ -88,8 +90,6 @@ impl Event {
 }
 
 // SAFETY: integers and arrays of them, without padding.
-unsafe impl aya::Pod for Ends {}
-// SAFETY: as above.
 unsafe impl aya::Pod for Rule {}
 // SAFETY: as above.
 unsafe impl aya::Pod for ExactTuple {}

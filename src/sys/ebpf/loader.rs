@@ -1,11 +1,11 @@
 //! Loading the programs that the build has compiled.
 
+use super::blind::blind;
 use super::error::EbpfError;
 use super::hook;
 use super::link::LinkHeader;
 use super::support;
 use aya::EbpfLoader;
-use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -15,13 +15,13 @@ pub(super) static OBJECT: &[u8] =
 /// Why it could not.
 const MISSING: &str = env!("EBPF_MISSING");
 
-/// aya reads the kernel's own types for each loader, whether they are needed or not, which takes a
-/// tenth of a second and as much memory as the rest of this program. So there is one.
+/// aya reads the kernel's own types for each loader, if it can, and here they are not needed: the
+/// programs are the same for every kernel. They would take a tenth of a second of a processor, in
+/// every process that punches, and more memory than all the rest of it. So the loader is made where
+/// they cannot be read, and there is one.
 static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
-    let mut loader = EbpfLoader::new();
-    // The programs are the same for every kernel.
+    let mut loader = blind(EbpfLoader::new).unwrap_or_default();
     loader.btf(None);
-    give_memory_back();
     Mutex::new(loader)
 });
 
@@ -44,15 +44,6 @@ pub(super) fn load(header: &'static LinkHeader, ring: u32) -> Result<aya::Ebpf, 
         hook::program(&mut programs, name)?.load()?;
     }
     Ok(programs)
-}
-
-/// What is free goes back to the kernel, and need not be locked before the instant.
-fn give_memory_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: nothing that is in use is touched.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 /// Before Linux 5.11 maps count as locked memory, of which 64 KiB are usual. It may not be granted.
