@@ -6,7 +6,7 @@ use super::error::{Failure, PunchError};
 use super::field::Field;
 use super::hand_over::Missed;
 use super::installation::Installation;
-use super::prober::Prober;
+use super::prober::{LAST_CALL, Prober};
 use super::recorder::Recorder;
 use super::report::{Fired, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets};
 use super::tap::Tap;
@@ -14,9 +14,10 @@ use super::{Connection, clock_check};
 use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig, Reserve};
 use crate::sys::ebpf::{Reply, Watch};
 use crate::sys::{Aside, CallFailed, Guard, RawSender, Route, Spray, clock, receive_window_scale};
-use crate::wire::{Seq, Tuple};
+use crate::wire::{Seq, Tuple, WallTime};
 use nix::errno::Errno;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Less notice than that is too short for a punch that is late.
@@ -110,7 +111,10 @@ impl Punch {
             offer: attempt.offer,
             on,
         });
-        let lead = field.search.as_ref().map(|search| search.opens_at().until(self.at) + DECIDING);
+        let opening = field.search.as_ref().map(|search| {
+            let latest = search.opening_takes() + LAST_CALL;
+            [search.opens_at().until(self.at), latest].map(|lead| lead + DECIDING)
+        });
         let Field { tuples, reserve, search, guards, plan, .. } = field;
         let reserve = reserve.map(|(tuple, strategy)| {
             let offer = Offer { window: window((random >> 16) as u16), ..attempt.offer };
@@ -150,32 +154,37 @@ impl Punch {
             interrupt: self.interrupt,
             opener: OpenerReport::default(),
         };
-        let lead = self.opener_lead.max(lead.unwrap_or_default());
-        drive.plan_opener(self.opener, lead, route.on_link, (random >> 32) as u16);
-        if let Some(prober) = &mut drive.prober {
-            prober.usual = self.usual_hop_limit;
-        }
+        let [lead, last_call] = opening.unwrap_or([Duration::ZERO, LAST_CALL]);
+        let due = self.at.before(self.opener_lead.max(lead))..self.at.before(last_call);
+        let usual = self.usual_hop_limit;
+        drive.plan_opener(self.opener, due, usual, route.on_link, (random >> 32) as u16);
         Ok(drive)
     }
 }
 
 impl Drive {
-    fn plan_opener(&mut self, opener: Opener, lead: Duration, on_link: bool, id: u16) {
+    fn plan_opener(
+        &mut self,
+        opener: Opener,
+        due: Range<WallTime>,
+        usual: Option<u8>,
+        on_link: bool,
+        id: u16,
+    ) {
         let local = self.tuple.local.ip();
         match opener {
             Opener::Off => self.opener.why = "switched off".into(),
             Opener::HopLimit(hop_limit) => {
                 self.opener =
                     OpenerReport { ttl: Some(hop_limit), why: "as asked".into(), path: vec![] };
-                let at = self.at.before(lead);
-                self.race.set_opener(LowTtlSyn { hop_limit, at });
+                self.race.set_opener(LowTtlSyn { hop_limit, at: due.start });
             }
             Opener::Auto if on_link => {
                 self.opener.why = "the peer is on this host's own network".into()
             }
             Opener::Auto => {
                 let now = clock::now();
-                let prober = Prober::new(id, local, now, self.at, lead);
+                let prober = Prober::new(id, local, now, due, usual);
                 for probe in prober.probes(local, self.tuple.remote.ip()) {
                     match self.sender.send(&probe) {
                         Ok(_) => self.recorder.sent_probe(&probe, clock::now()),

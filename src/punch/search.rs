@@ -140,7 +140,12 @@ impl Search {
 
     /// When the first opener leaves.
     pub fn opens_at(&self) -> WallTime {
-        self.at.before(self.duration(self.tuples) + LEAD)
+        self.at.before(self.opening_takes() + LEAD)
+    }
+
+    /// How long the openers take.
+    pub fn opening_takes(&self) -> Duration {
+        self.duration(self.tuples)
     }
 
     /// The first tuple.
