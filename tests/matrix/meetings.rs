@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,10 +24,20 @@ const MEETING: Duration = Duration::from_secs(6);
 /// For so long a trial has the processors to itself. Who needs longer is late for another reason.
 const TURN: Duration = Duration::from_millis(1500);
 
-/// Of all networks' trials only so many have the processors at a time.
+/// Of all networks' trials only so many have the processors at a time, and none while a network is
+/// made or removed: one lock of the kernel's is for the interfaces of all of them, and who wants a
+/// program at an interface waits for it, up to a second.
 pub(crate) struct Turns {
-    free: Mutex<usize>,
-    freed: Condvar,
+    under_way: Mutex<UnderWay>,
+    changed: Condvar,
+    at_once: usize,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    meetings: usize,
+    /// Networks that are made or removed, or are to be as soon as no meeting is under way.
+    building: usize,
 }
 
 /// One of them; dropping it lets the next begin.
@@ -35,21 +45,44 @@ struct Turn<'a>(&'a Turns);
 
 impl Turns {
     pub(crate) fn new(at_once: usize) -> Self {
-        Self { free: Mutex::new(at_once.max(1)), freed: Condvar::new() }
+        let (under_way, changed) = (Mutex::default(), Condvar::new());
+        Self { under_way, changed, at_once: at_once.max(1) }
     }
 
     fn take(&self) -> Turn<'_> {
-        let free = self.free.lock().expect("nobody panics holding it");
-        let free = self.freed.wait_while(free, |free| *free == 0);
-        *free.expect("nobody panics holding it") -= 1;
+        let busy = |it: &mut UnderWay| it.meetings == self.at_once || it.building > 0;
+        self.wait_while(self.now(), busy).meetings += 1;
         Turn(self)
+    }
+
+    /// Makes a network, or removes one.
+    fn build<T>(&self, work: impl FnOnce() -> T) -> T {
+        let mut now = self.now();
+        now.building += 1;
+        drop(self.wait_while(now, |it| it.meetings > 0));
+        let built = work();
+        self.now().building -= 1;
+        self.changed.notify_all();
+        built
+    }
+
+    fn now(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().expect("nobody panics holding it")
+    }
+
+    fn wait_while<'a>(
+        &self,
+        now: MutexGuard<'a, UnderWay>,
+        busy: impl Fn(&mut UnderWay) -> bool,
+    ) -> MutexGuard<'a, UnderWay> {
+        self.changed.wait_while(now, busy).expect("nobody panics holding it")
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock().expect("nobody panics holding it") += 1;
-        self.0.freed.notify_one();
+        self.0.now().meetings -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -60,11 +93,11 @@ pub(crate) fn trials(
     patience: Duration,
     turns: &Turns,
 ) -> io::Result<Trials> {
-    let network = network(pair, &["--server", &ADDRESSES.join(",")]);
+    let network = turns.build(|| network(pair, &["--server", &ADDRESSES.join(",")]));
     let hosts = [network.host_a(), network.host_b()];
     // By IPv6 there would be nothing to punch but firewalls.
     hosts.iter().for_each(|host| host.must("sysctl -qw net.ipv6.conf.all.disable_ipv6=1"));
-    let _server = Rendezvous::start(&network.server(), &ADDRESSES)?;
+    let server = Rendezvous::start(&network.server(), &ADDRESSES)?;
     let reports = tempfile::tempdir()?;
     let mut done = Trials::default();
     for _ in 0..count {
@@ -72,6 +105,8 @@ pub(crate) fn trials(
         network.flush_routers();
         done.trials.push(trial(&network, patience, turns, reports.path())?);
     }
+    drop(server);
+    turns.build(|| drop(network));
     Ok(done)
 }
 
