@@ -54,6 +54,7 @@ pub struct Punch {
     pub(crate) anyway: bool,
     pub(crate) opener: Opener,
     pub(crate) opener_lead: Duration,
+    pub(crate) search_lead: Duration,
     pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) common_clock: bool,
     pub(crate) datapath: Datapath,
@@ -93,6 +94,7 @@ impl Punch {
             anyway: false,
             opener: Opener::Auto,
             opener_lead: Duration::from_millis(250),
+            search_lead: Duration::from_millis(250),
             usual_hop_limit: None,
             common_clock: false,
             datapath: Datapath::Auto,
@@ -198,6 +200,14 @@ impl Punch {
     /// How long before the instant the opener leaves.
     pub fn opener_lead(mut self, lead: Duration) -> Self {
         self.opener_lead = lead;
+        self
+    }
+
+    /// How long before the instant the last opener of a search leaves: by then it has passed our
+    /// router even over a slow access line, and openers that were delayed, or sent by a clock
+    /// somewhat behind, still come first. Both ends alike.
+    pub(super) fn search_lead(mut self, lead: Duration) -> Self {
+        self.search_lead = lead;
         self
     }
 

@@ -106,6 +106,7 @@ impl Field {
             fires: plan.fires(),
             speculates: strategy.traits().speculates,
             at: punch.at,
+            lead: punch.search_lead,
         });
         Ok(Self {
             strategy,
@@ -156,7 +157,8 @@ impl Punch {
         let Some((ours, theirs)) = &self.models else { return Ok(None) };
         let ours = End { model: ours.clone(), port: self.local_port };
         let theirs = End { model: theirs.clone(), port: self.peer.port() };
-        let plan = Plan::new(&ours, &theirs, &self.budget, self.agreed)?;
+        let opened_at = self.agreed.before(self.search_lead);
+        let plan = Plan::new(&ours, &theirs, &self.budget, opened_at)?;
         if plan.chance < Self::LEAST_CHANCE && !self.anyway {
             let needed = plan.needed(LIKELY);
             return Err(PunchError::Unlikely { plan: plan.words(), needed });

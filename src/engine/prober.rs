@@ -74,8 +74,7 @@ impl Prober {
 
     fn decides_at(&self) -> WallTime {
         let Range { start, end } = self.due;
-        let complete =
-            self.path.opener_hop_limit().is_ok() && self.path.peer_distance().is_some();
+        let complete = self.path.opener_hop_limit().is_ok() && self.path.peer_distance().is_some();
         if complete { start } else { start.max(self.patience.min(end)) }
     }
 

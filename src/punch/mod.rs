@@ -21,7 +21,7 @@ pub use handshake::{Handshake, Reaction};
 pub use key::Key;
 pub use mid_stream::MidStream;
 pub use offer::Offer;
-pub use plan::{Budget, BudgetError, End, LEAD, Plan, PlanError, Sources};
+pub use plan::{Budget, BudgetError, End, Plan, PlanError, Sources};
 pub use race::{Output, Race, RaceConfig, Reserve, SECOND_INSTANT};
 pub use search::{Batch, Search, SearchConfig, Wave};
 pub use strategy::{First, Strategies, Strategy, StrategyError, Traits};

@@ -23,11 +23,6 @@ use budget::ANSWERS;
 use shape::shape;
 use std::time::Duration;
 
-/// The last opener leaves this long before the instant: it has passed our router by then even
-/// over a slow access line, and openers that were delayed or sent by a clock somewhat behind
-/// still come first. As long as the lead of a single opener.
-pub const LEAD: Duration = Duration::from_millis(250);
-
 /// What one end brings: its router's port model and, where that has one known external port for
 /// all destinations, this port.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,7 +81,7 @@ struct Inputs {
     ours: End,
     theirs: End,
     budget: Budget,
-    fires_at: WallTime,
+    opened_at: WallTime,
 }
 
 /// Why there is no plan at all. A plan with a poor chance is one.
@@ -116,7 +111,7 @@ pub enum PlanError {
 const MOST_TUPLES: u32 = 1 << 20;
 
 impl Plan {
-    /// The best plan inside the budget for SYNs that leave from `fires_at` on.
+    /// The best plan inside the budget for openers of which the last leaves at `opened_at`.
     ///
     /// # Errors
     /// [`PlanError`] for contradictory models and for budgets below a single tuple.
@@ -124,9 +119,9 @@ impl Plan {
         ours: &End,
         theirs: &End,
         budget: &Budget,
-        fires_at: WallTime,
+        opened_at: WallTime,
     ) -> Result<Self, PlanError> {
-        let shape = shape(ours, theirs, budget, fires_at)?;
+        let shape = shape(ours, theirs, budget, opened_at)?;
         let count = u16::try_from(shape.ours.sources).unwrap_or(u16::MAX);
         Ok(Self {
             sources: Sources::of(ours, count)?,
@@ -139,7 +134,7 @@ impl Plan {
                 ours: ours.clone(),
                 theirs: theirs.clone(),
                 budget: *budget,
-                fires_at,
+                opened_at,
             },
         })
     }
@@ -177,7 +172,7 @@ impl Plan {
 
     /// When the first opener leaves.
     pub fn opens_at(&self) -> WallTime {
-        self.inputs.fires_at.before(LEAD + self.opening_takes())
+        self.inputs.opened_at.before(self.opening_takes())
     }
 
     /// Whether this end sends SYNs from the instant on. Both do, except in searches of more than
@@ -190,10 +185,10 @@ impl Plan {
 
     /// The smallest budget, of the same rate, that would reach this chance.
     pub fn needed(&self, target: f64) -> Option<Budget> {
-        let Inputs { ours, theirs, budget, fires_at } = &self.inputs;
+        let Inputs { ours, theirs, budget, opened_at } = &self.inputs;
         let reaches = |tuples: u32| {
             let budget = Budget::of_tuples(tuples, budget.rate);
-            shape(ours, theirs, &budget, *fires_at).is_ok_and(|shape| shape.chance >= target)
+            shape(ours, theirs, &budget, *opened_at).is_ok_and(|shape| shape.chance >= target)
         };
         let mut enough = 1;
         while !reaches(enough) {

@@ -1,6 +1,5 @@
 //! A search over many tuples: no state for any of them until the peer is heard on it.
 
-use super::plan::LEAD;
 use crate::wire::{Tuple, WallTime};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -23,6 +22,7 @@ pub struct Search {
     peer_tuples: u32,
     rate: u32,
     at: WallTime,
+    lead: Duration,
     /// What is still to leave, the next first.
     waves: Vec<(Wave, WallTime, Range<u32>)>,
     /// The first of them has begun.
@@ -72,6 +72,8 @@ pub struct SearchConfig {
     pub speculates: bool,
     /// The instant.
     pub at: WallTime,
+    /// The last opener leaves so long before it.
+    pub lead: Duration,
 }
 
 /// Packets that are no part of any wave: the probes of the path, and the handshake.
@@ -88,7 +90,7 @@ const LARGEST_BATCH: u32 = 256;
 impl Search {
     /// A search that has sent nothing yet.
     pub fn new(config: SearchConfig) -> Self {
-        let SearchConfig { local, remote, sources, targets, rate, packets, at, .. } = config;
+        let SearchConfig { local, remote, sources, targets, rate, packets, at, lead, .. } = config;
         let peer_tuples = config.peer_tuples;
         let tuples = u32::try_from(sources.len() * targets.len()).unwrap_or(u32::MAX);
         let mut search = Self {
@@ -102,6 +104,7 @@ impl Search {
             peer_tuples,
             rate: rate.max(1),
             at,
+            lead,
             waves: Vec::new(),
             underway: false,
         };
@@ -140,7 +143,7 @@ impl Search {
 
     /// When the first opener leaves.
     pub fn opens_at(&self) -> WallTime {
-        self.at.before(self.opening_takes() + LEAD)
+        self.at.before(self.opening_takes() + self.lead)
     }
 
     /// How long the openers take.
@@ -276,6 +279,7 @@ mod tests {
             fires,
             speculates: false,
             at: ms(AT),
+            lead: Duration::from_millis(250),
         })
     }
 

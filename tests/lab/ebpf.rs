@@ -285,11 +285,7 @@ fn what_forbids_it_is_named() {
             "yes",
         ),
         ("old", &["setarch", "--uname-2.6"], "is older than 5.8"),
-        (
-            "forbidden",
-            &[],
-            "eBPF is disabled here: bpf(BPF_MAP_CREATE): Operation not permitted",
-        ),
+        ("forbidden", &[], "eBPF is disabled here: bpf(BPF_MAP_CREATE): Operation not permitted"),
     ] {
         let output = again(name, role, &veth.far, before).output().expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -13,6 +13,9 @@ use tcp_punch::punch::{
 };
 use tcp_punch::wire::{Seq, Tuple, WallTime};
 
+/// The last opener leaves so long before the instant.
+const LEAD: Duration = Duration::from_millis(250);
+
 /// One end as both ends know it.
 pub(crate) struct End {
     model: PortModel,
@@ -91,8 +94,10 @@ impl End {
     ) -> Planned {
         let end = |end: &Self| punch::End { model: end.model.clone(), port: end.port };
         let preserving = self.model == PortModel::Preserving && peer.model == PortModel::Preserving;
-        let plan = (conditions.models && !preserving)
-            .then(|| Plan::new(&end(self), &end(peer), &conditions.budget, start).expect("a plan"));
+        let plan = (conditions.models && !preserving).then(|| {
+            Plan::new(&end(self), &end(peer), &conditions.budget, start.before(LEAD))
+                .expect("a plan")
+        });
         let chance = plan.as_ref().map_or(1.0, |plan| plan.chance);
         let (tuples, search) = match plan {
             Some(plan) if plan.len() > 1 => {
@@ -110,7 +115,7 @@ impl End {
             (None, None) => unreachable!("something is tried"),
         };
         let opens = search.as_ref().map_or(at, Search::opens_at);
-        let opens = opens.min(at.before(Duration::from_millis(250)));
+        let opens = opens.min(at.before(LEAD));
         // As a key does, one number for both ends, or for each minute.
         let of_minute =
             |minute: u32| Seq(conditions.seed as u32 ^ 0x5eed_5eed) + 7_777_777 * minute;
@@ -196,5 +201,6 @@ fn search(
         fires: plan.fires(),
         speculates: false,
         at,
+        lead: LEAD,
     })
 }

@@ -74,6 +74,12 @@ impl Line {
             }
         }
         session.handle_timeout(clock::now())?;
+        self.flush()
+    }
+
+    /// Sends what there is to be said, and reads nothing: what has come in is to wake who waits.
+    pub(super) fn flush(&mut self) -> Result<(), MeetError> {
+        let Some(session) = &mut self.session else { return Ok(()) };
         self.stream.send(session.output(clock::now()))
     }
 }

@@ -241,7 +241,7 @@ impl Meeting {
         self.clock = Some(estimate);
         // It shall not wait until something else happens.
         if let Some(line) = &mut self.line {
-            line.proceed()?;
+            line.flush()?;
         }
         Ok(())
     }
@@ -349,7 +349,7 @@ impl Meeting {
         let account = Account { pairs: self.faults.iter().map(seen).collect() };
         if let Some(line) = &mut self.line {
             let told = line.session().map(|session| session.tell(&Told::Account(account)));
-            if !matches!(told, Some(Ok(()))) || line.proceed().is_err() {
+            if !matches!(told, Some(Ok(()))) || line.flush().is_err() {
                 self.line = None;
             }
         }

@@ -6,7 +6,7 @@ use super::door::Door;
 use crate::engine::config::{Opener, Punch};
 use crate::engine::report::Way;
 use crate::nat::PortModel;
-use crate::punch::{End, LEAD, Plan};
+use crate::punch::{End, Plan};
 use crate::rendezvous::{Agreement, CandidateKind, ClockEstimate, Pair, PairKind, Role, Secrets};
 use crate::sys::clock;
 use crate::wire::WallTime;
@@ -25,6 +25,10 @@ pub(super) fn way(pair: &Pair) -> Way {
 
 /// A punch that is begun this long before its instant is on time.
 const NOTICE: Duration = Duration::from_millis(6);
+
+/// [`Punch::search_lead`]: shorter than where nobody has compared the clocks, and long enough to see
+/// how far away the peer is before the first opener leaves.
+const SEARCH_LEAD: Duration = Duration::from_millis(100);
 
 /// The instant by our own clock: as agreed, and later by what a search needs to open its tuples,
 /// which both ends reckon alike.
@@ -46,8 +50,9 @@ fn opening(
         return None;
     }
     let takes = |ours: &End, theirs: &End| {
-        let plan = Plan::new(ours, theirs, &agreement.budget, at).ok()?;
-        Some(LEAD + plan.opening_takes())
+        let opened_at = at.before(SEARCH_LEAD);
+        let plan = Plan::new(ours, theirs, &agreement.budget, opened_at).ok()?;
+        Some(SEARCH_LEAD + plan.opening_takes())
     };
     takes(&ours, &theirs).max(takes(&theirs, &ours))
 }
@@ -100,6 +105,7 @@ pub(super) fn attempts(
             .budget(agreement.budget)
             .opener(opener)
             .opener_lead(lead)
+            .search_lead(SEARCH_LEAD)
             .datapath(meet.datapath)
             .stock(meet.stock.clone());
         if !(is_known(&ours) && is_known(&theirs)) {

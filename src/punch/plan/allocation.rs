@@ -26,14 +26,14 @@ const LINUX_POOL: RangeInclusive<u16> = 600..=1023;
 const ANY_SOURCES: RangeInclusive<u16> = 1024..=65535;
 
 impl<'a> Allocation<'a> {
-    pub(super) fn of(end: &'a End, fires_at: WallTime, rate: u32) -> Result<Self, PlanError> {
+    pub(super) fn of(end: &'a End, opened_at: WallTime, rate: u32) -> Result<Self, PlanError> {
         Ok(match &end.model {
             PortModel::Preserving | PortModel::Stable if end.port == 0 => {
                 return Err(PlanError::NoPort);
             }
             PortModel::Preserving | PortModel::Stable => Self::Fixed(end.port),
             PortModel::Sequential(sequence) => {
-                Self::Counted(Course::new(sequence, fires_at, rate)?)
+                Self::Counted(Course::new(sequence, opened_at, rate)?)
             }
             PortModel::StableRandom(pool) => Self::StableRandom(pool.iter().collect()).plain(),
             PortModel::Random(pool) => Self::Random(pool.iter().collect()).plain(),

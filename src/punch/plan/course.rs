@@ -1,7 +1,7 @@
 //! Where the mappings of a sequential router fall during our openers.
 
+use super::PlanError;
 use super::chance::{count_mass, poisson_mass};
-use super::{LEAD, PlanError};
 use crate::nat::Sequence;
 use crate::wire::WallTime;
 
@@ -50,7 +50,7 @@ impl Span {
 impl<'a> Course<'a> {
     pub(super) fn new(
         sequence: &'a Sequence,
-        fires_at: WallTime,
+        opened_at: WallTime,
         rate: u32,
     ) -> Result<Self, PlanError> {
         let Sequence { next, at, step, rate: others, counted_s, pool } = sequence;
@@ -61,7 +61,7 @@ impl<'a> Course<'a> {
             return Err(PlanError::Rate(*others));
         }
         let start = pool.place(*next).ok_or_else(|| PlanError::Outside(*next, pool.to_string()))?;
-        let last_after = at.map(|at| fires_at.before(LEAD).ns_since(at) as f64 / 1e9);
+        let last_after = at.map(|at| opened_at.ns_since(at) as f64 / 1e9);
         let odds = last_after.zip(*counted_s).map_or(0.0, |(after, counted)| after / counted);
         let odds = if odds.is_finite() { odds.clamp(0.0, MOST_COMPETING) } else { 0.0 };
         Ok(Self { sequence, start, last_after, odds, between: others / f64::from(rate) })

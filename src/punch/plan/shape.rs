@@ -71,13 +71,13 @@ pub(super) fn shape(
     a: &End,
     b: &End,
     budget: &Budget,
-    fires_at: WallTime,
+    opened_at: WallTime,
 ) -> Result<Shape, PlanError> {
     if budget.rate == 0 || budget.tuples() == 0 {
         return Err(PlanError::BudgetTooSmall(*budget));
     }
     let (one, another) =
-        (Allocation::of(a, fires_at, budget.rate)?, Allocation::of(b, fires_at, budget.rate)?);
+        (Allocation::of(a, opened_at, budget.rate)?, Allocation::of(b, opened_at, budget.rate)?);
     let key = |end: &End, allocation: &Allocation<'_>| {
         let port = if let Allocation::Fixed(port) = allocation { *port } else { 0 };
         (allocation.rank(), port, format!("{:?}", end.model))

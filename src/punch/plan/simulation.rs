@@ -194,6 +194,7 @@ fn tiny_pools_counted_out() {
 }
 
 const INSTANT: WallTime = WallTime::from_unix_ns(1_795_258_800_000_000_000);
+const LEAD: Duration = Duration::from_millis(250);
 
 fn pool(text: &str) -> PortPool {
     text.parse().unwrap()
@@ -213,7 +214,7 @@ struct Side<'a> {
 
 impl<'a> Side<'a> {
     fn new(ours: &'a End, theirs: &End, budget: &Budget) -> Self {
-        let plan = Plan::new(ours, theirs, budget, INSTANT).unwrap();
+        let plan = Plan::new(ours, theirs, budget, INSTANT.before(LEAD)).unwrap();
         let pool = match &ours.model {
             PortModel::Random(pool) | PortModel::StableRandom(pool) => pool.iter().collect(),
             PortModel::LinuxRandom => (600..=1023).collect(),

@@ -4,6 +4,7 @@ use super::*;
 use crate::nat::Sequence;
 
 const INSTANT: WallTime = WallTime::from_unix_ns(1_795_258_800_000_000_000);
+const LEAD: Duration = Duration::from_millis(250);
 
 fn pool(text: &str) -> PortPool {
     text.parse().unwrap()
@@ -19,6 +20,10 @@ fn random(text: &str) -> End {
 
 fn preserving(port: u16) -> End {
     End { model: PortModel::Preserving, port }
+}
+
+fn opened_at() -> WallTime {
+    INSTANT.before(LEAD)
 }
 
 fn sequence(next: u16, rate: f64, age: Duration) -> Sequence {
@@ -41,7 +46,7 @@ fn budget(text: &str) -> Budget {
 }
 
 fn plans(a: &End, b: &End, budget: &Budget) -> [Plan; 2] {
-    [(a, b), (b, a)].map(|(ours, theirs)| Plan::new(ours, theirs, budget, INSTANT).unwrap())
+    [(a, b), (b, a)].map(|(ours, theirs)| Plan::new(ours, theirs, budget, opened_at()).unwrap())
 }
 
 #[test]
@@ -227,8 +232,8 @@ fn the_budget_needed_is_enough_and_hardly_more() {
 #[test]
 fn what_cannot_be_planned() {
     let fails = |a: &End, text: &str| {
-        let error = Plan::new(a, &preserving(7), &budget(text), INSTANT).unwrap_err();
-        let other_way = Plan::new(&preserving(7), a, &budget(text), INSTANT).unwrap_err();
+        let error = Plan::new(a, &preserving(7), &budget(text), opened_at()).unwrap_err();
+        let other_way = Plan::new(&preserving(7), a, &budget(text), opened_at()).unwrap_err();
         assert_eq!(error.to_string(), other_way.to_string());
         error.to_string()
     };

@@ -330,6 +330,7 @@ fn searching(host: u8, sources: &[u16], targets: Vec<u16>) -> Race {
         fires: true,
         speculates: false,
         at: ms(0),
+        lead: Duration::from_millis(250),
     });
     let mut race = Race::new(RaceConfig {
         attempt: config(host, false),

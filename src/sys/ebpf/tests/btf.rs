@@ -105,7 +105,11 @@ macro_rules! offsets {
 fn every_shared_struct_has_one_layout() {
     let btf = Btf::read(OBJECT);
     btf.assert_same("ends", size_of::<abi::Ends>(), offsets!(abi::Ends: local peer));
-    btf.assert_same("rule", size_of::<abi::Rule>(), offsets!(abi::Rule: ends flags unused locals remotes));
+    btf.assert_same(
+        "rule",
+        size_of::<abi::Rule>(),
+        offsets!(abi::Rule: ends flags unused locals remotes),
+    );
     btf.assert_same(
         "tuple",
         size_of::<abi::ExactTuple>(),
