@@ -224,7 +224,7 @@ impl Meet {
         if self.datapath != Datapath::Packet {
             // Where nothing else is allowed, the other ways to the peer need some as well.
             let count = if self.datapath == Datapath::Ebpf { WAYS } else { 1 };
-            self.stock = Some(Stock::ahead(route.interface_index, false, count));
+            self.stock = Some(Stock::ahead(route.interface_index, 0, count));
         }
         let line = self.connect(route.local_ip)?;
         let mut around = Surroundings::new(line.local()?, self.server)?;

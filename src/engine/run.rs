@@ -11,7 +11,7 @@ use super::recorder::Recorder;
 use super::report::{Fired, NatReport, OpenerReport, Outcome, PlanReport, Report, Resets};
 use super::tap::Tap;
 use super::{Connection, clock_check};
-use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig, Reserve};
+use crate::punch::{AttemptConfig, Offer, Opener as LowTtlSyn, Race, RaceConfig, Reserve, Search};
 use crate::sys::ebpf::{Reply, Watch};
 use crate::sys::{Aside, CallFailed, Guard, RawSender, Route, Spray, clock, receive_window_scale};
 use crate::wire::{Seq, Tuple, WallTime};
@@ -80,6 +80,7 @@ impl Punch {
                 locals: field.local_ports(),
                 remotes: field.remote_ports(),
                 search: field.search.is_some(),
+                most: field.search.as_ref().map_or(0, Search::incoming),
             },
         )?;
         let spray = field.search.as_ref().map(|search| match search.tuples() {

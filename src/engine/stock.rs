@@ -25,15 +25,15 @@ struct Content {
 
 impl Stock {
     /// Begins to load what catches nothing yet, so many times, on a thread of its own: a meeting has
-    /// the time while it waits for the server, and not once the instant is agreed on. A search
-    /// needs more room.
-    pub(super) fn ahead(interface: u32, search: bool, count: usize) -> Self {
+    /// the time while it waits for the server, and not once the instant is agreed on. So many SYNs
+    /// may come in at once.
+    pub(super) fn ahead(interface: u32, most: u32, count: usize) -> Self {
         let content = Content { loaded: Vec::new(), awaited: count, failed: None };
         let stock = Self(Arc::new(Shelf { content: content.into(), changed: Condvar::new() }));
         let filled = stock.clone();
         let fill = move || {
             while filled.content().awaited > 0 {
-                filled.put(Ebpf::ahead(interface, search));
+                filled.put(Ebpf::ahead(interface, most));
             }
         };
         if let Err(error) = std::thread::Builder::new().name("loading".into()).spawn(fill) {

@@ -17,6 +17,8 @@ pub(super) struct Tap {
     by: By,
     /// Why by this.
     why: String,
+    /// Programs that did not suit. It takes the kernel long to remove them, and it is not the time.
+    _left_over: Option<Ebpf>,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,10 @@ impl Tap {
         ahead: Duration,
         watch: &Watch,
     ) -> Result<Self, PunchError> {
-        let loaded = stock.and_then(Stock::take).filter(|it| it.suits(watch));
+        let (loaded, left_over) = match stock.and_then(Stock::take) {
+            Some(loaded) if loaded.suits(watch) => (Some(loaded), None),
+            unsuited => (None, unsuited),
+        };
         let asked = || "as asked".to_owned();
         let (ebpf, why) = match (datapath, loaded) {
             (Datapath::Packet, _) => (None, asked()),
@@ -74,7 +79,7 @@ impl Tap {
             Some(ebpf) => By::Ebpf(Box::new(ebpf)),
             None => By::Packet(captures(watch)?),
         };
-        Ok(Self { by, why })
+        Ok(Self { by, why, _left_over: left_over })
     }
 
     /// The next packet, if one has come in.
@@ -165,7 +170,7 @@ impl Tap {
 /// The programs, unless they are not there in time.
 fn in_time(watch: &Watch, ahead: Duration) -> Result<Ebpf, Option<EbpfError>> {
     match ahead.checked_sub(RESERVE) {
-        Some(patience) => Stock::ahead(watch.interface, watch.search, 1).within(patience),
+        Some(patience) => Stock::ahead(watch.interface, watch.most, 1).within(patience),
         None => Err(None),
     }
 }

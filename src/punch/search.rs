@@ -180,6 +180,11 @@ impl Search {
         (at(&self.sources, place % sources), at(&self.targets, place / sources))
     }
 
+    /// How many SYNs of the peer's may come in at once: one wave.
+    pub fn incoming(&self) -> u32 {
+        self.peer_tuples
+    }
+
     /// Whether it may have sent on this tuple.
     pub fn covers(&self, tuple: Tuple) -> bool {
         tuple.local.ip() == self.local

@@ -37,10 +37,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Room for a window of segments that all come at once.
+/// Room for a window of segments that all come at once, or for [`FEW`] SYNs.
 const RING: u32 = 1 << 20;
+const FEW: u32 = 7_000;
 /// Room for 120,000 SYNs that all come at once.
-const SEARCH_RING: u32 = 16 << 20;
+const LARGE_RING: u32 = 16 << 20;
 /// How long the distance of the two clocks is taken for the same, nanoseconds: the wall clock may
 /// be set at any time.
 const CLOCKS_AGREE_NS: u64 = 10_000_000;
@@ -62,7 +63,7 @@ pub struct Ebpf {
     counts: PerCpuArray<MapData, u64>,
     ring: RingBuf<MapData>,
     rule: Box<Rule>,
-    /// Whether its ring has room for what a search draws.
+    /// Whether its ring has room for more than few.
     roomy: bool,
     search: bool,
     /// Tuples on which a SYN may be answered.
@@ -89,6 +90,8 @@ pub struct Watch {
     pub remotes: Vec<u16>,
     /// A search of many tuples, which wants no resets, and no ICMP but what answers echo requests.
     pub search: bool,
+    /// So many SYNs may come in at once.
+    pub most: u32,
 }
 
 /// How the peer's SYN is answered in the kernel: with the SYN-ACK of a
@@ -140,7 +143,7 @@ impl Ebpf {
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn new(watch: &Watch) -> Result<Self, EbpfError> {
-        Self::ahead(watch.interface, watch.search)?.watching(watch)
+        Self::ahead(watch.interface, watch.most)?.watching(watch)
     }
 
     /// Likewise, by this hook and no other.
@@ -148,22 +151,22 @@ impl Ebpf {
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
     pub fn hooked(watch: &Watch, hook: Hook) -> Result<Self, EbpfError> {
-        Self::hung_in(watch.interface, watch.search, Some(hook))?.watching(watch)
+        Self::hung_in(watch.interface, watch.most, Some(hook))?.watching(watch)
     }
 
     /// Loads the programs and hangs them in, and catches nothing yet: that takes the kernel some
-    /// milliseconds, which there may be before it is known what is to be caught. A search needs
-    /// more room.
+    /// milliseconds, which there may be before it is known what is to be caught. So many SYNs may
+    /// come in at once.
     ///
     /// # Errors
     /// [`EbpfError`]; nothing stays behind.
-    pub fn ahead(interface: u32, search: bool) -> Result<Self, EbpfError> {
-        Self::hung_in(interface, search, None)
+    pub fn ahead(interface: u32, most: u32) -> Result<Self, EbpfError> {
+        Self::hung_in(interface, most, None)
     }
 
     /// Whether what was made [`Ebpf::ahead`] hangs where this is to be caught, and has the room.
     pub fn suits(&self, watch: &Watch) -> bool {
-        self.interface == watch.interface && (self.roomy || !watch.search)
+        self.interface == watch.interface && (self.roomy || watch.most <= FEW)
     }
 
     /// Catches this from now on, where it [`Ebpf::suits`].
@@ -186,17 +189,18 @@ impl Ebpf {
         Ok(self)
     }
 
-    fn hung_in(interface: u32, search: bool, wanted: Option<Hook>) -> Result<Self, EbpfError> {
+    fn hung_in(interface: u32, most: u32, wanted: Option<Hook>) -> Result<Self, EbpfError> {
         let link = Link::of(interface)?;
-        let mut ebpf = Self::loaded(link.header, search)?;
+        let mut ebpf = Self::loaded(link.header, most)?;
         let (hook, keeper) = Hook::attach(&mut ebpf.programs, interface, wanted)?;
         tracing::debug!(interface = link.name, ?hook, "eBPF datapath");
         (ebpf.hook, ebpf.keeper, ebpf.interface) = (Some(hook), keeper, interface);
         Ok(ebpf)
     }
 
-    fn loaded(link_header: &'static LinkHeader, roomy: bool) -> Result<Self, EbpfError> {
-        let ring = if roomy { SEARCH_RING } else { RING };
+    fn loaded(link_header: &'static LinkHeader, most: u32) -> Result<Self, EbpfError> {
+        let roomy = most > FEW;
+        let ring = if roomy { LARGE_RING } else { RING };
         let mut programs = loader::load(link_header, ring)?;
         let mut map = |name: &str| {
             let missing = || EbpfError::Object(format!("it has no map {name}"));

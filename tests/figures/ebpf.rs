@@ -39,6 +39,7 @@ fn watch() -> Result<Watch, Box<dyn Error + Send + Sync>> {
         locals: (1024..5120).collect(),
         remotes: (40_000..40_016).collect(),
         search: true,
+        most: 65_536,
     })
 }
 

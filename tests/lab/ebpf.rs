@@ -39,6 +39,7 @@ fn watch((peer, local): (IpAddr, IpAddr)) -> Watch {
         locals: vec![40_000],
         remotes: vec![50_000],
         search: false,
+        most: 0,
     }
 }
 

@@ -28,7 +28,7 @@ const NOTICE: Duration = Duration::from_millis(6);
 
 /// [`Punch::search_lead`]: shorter than where nobody has compared the clocks, and long enough to see
 /// how far away the peer is before the first opener leaves.
-const SEARCH_LEAD: Duration = Duration::from_millis(100);
+const SEARCH_LEAD: Duration = Duration::from_millis(150);
 
 /// The instant by our own clock: as agreed, and later by what a search needs to open its tuples,
 /// which both ends reckon alike.

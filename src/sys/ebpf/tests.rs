@@ -71,6 +71,7 @@ fn watch(ends: [&str; 2], search: bool) -> Watch {
         locals: vec![40_000, 40_003],
         remotes: vec![40_001, 65_535],
         search,
+        most: 0,
     }
 }
 
@@ -93,7 +94,7 @@ impl Rig {
 
     fn watching(ends: [&str; 2], search: bool) -> Self {
         alone();
-        let loaded = Ebpf::loaded(&14, search).expect("root, clang at build time, Linux 5.8");
+        let loaded = Ebpf::loaded(&14, 0).expect("root, clang at build time, Linux 5.8");
         let mut rig = Self(loaded.watching(&watch(ends, search)).expect("maps"));
         // Whatever the machine of the tests tracks.
         rig.0.rule.flags &= !Rule::HOST_TRACKS;
