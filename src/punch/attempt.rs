@@ -110,8 +110,8 @@ pub struct Attempt {
     speculate_at: Option<WallTime>,
     opener: Option<Opener>,
     opener_due: Option<Opener>,
-    /// What the peer offered when it was first heard.
-    peer_window: Option<u16>,
+    /// Of the peer, as it was heard last.
+    peer_rank: Option<u32>,
     transmit_at: WallTime,
     /// Whether the peer is taken to send at `transmit_at` too, so that it is met to the microsecond.
     in_step: bool,
@@ -130,7 +130,7 @@ impl Attempt {
             fired: false,
             speculate_at: (config.strategy.traits().speculates)
                 .then(|| config.at.after(FIRST_RETRANSMISSION)),
-            peer_window: None,
+            peer_rank: None,
             opener: None,
             opener_due: None,
             transmit_at: config.at,
@@ -175,14 +175,16 @@ impl Attempt {
         self.exchange.remark()
     }
 
-    /// The window that we offer, bytes.
-    pub fn window(&self) -> u16 {
-        self.config.offer.window
+    /// Whether the peer was heard.
+    pub fn has_heard(&self) -> bool {
+        self.peer_rank.is_some()
     }
 
-    /// The window that the peer offered, bytes, once it was heard.
-    pub fn peer_window(&self) -> Option<u16> {
-        self.peer_window
+    /// Whether the peer was heard and it is for us to choose among the tuples of a race: see
+    /// [`Offer::rank`]. Of two equal ranks both choose.
+    pub fn nominates(&self) -> bool {
+        let ours = self.config.offer.rank(self.config.expected_irs.is_some());
+        self.peer_rank.is_some_and(|theirs| ours >= theirs)
     }
 
     /// What leaves first, with timestamp value of `now`.
@@ -239,9 +241,9 @@ impl Attempt {
             | Reaction::OtherStrategy(what)
             | Reaction::OwnSyn(what)
             | Reaction::WrongKey(what) => what,
-            Reaction::Answered { tcb, answers, window, what } => {
+            Reaction::Answered { tcb, answers, rank, what } => {
                 self.speculate_at = None;
-                self.peer_window = Some(window);
+                self.peer_rank = Some(rank);
                 self.outputs.push_back(Output::Prepare(tcb));
                 self.outputs.extend(answers.into_iter().map(|answer| {
                     let purpose = if answer.syn { Purpose::SynAck } else { Purpose::Ack };

@@ -67,8 +67,8 @@ pub enum Reaction {
         tcb: EstablishedTcb,
         /// SYN-ACK and ACK, or either.
         answers: Vec<Segment>,
-        /// The window that the peer offers, bytes, unscaled.
-        window: u16,
+        /// [`Offer::rank_of`] the peer.
+        rank: u32,
         /// For people.
         what: &'static str,
     },
@@ -232,7 +232,11 @@ impl Handshake {
         // first, its FIN included. Kernels before 6.11 complete by it, too.
         let answers = vec![self.syn_ack(&peer, tsval), self.ack(&peer, tsval)];
         let tcb = self.tcb(segment, &peer);
-        Reaction::Answered { tcb, answers, window: segment.window, what }
+        Reaction::Answered { tcb, answers, rank: self.rank_of(segment), what }
+    }
+
+    fn rank_of(&self, segment: &Segment) -> u32 {
+        Offer::rank_of(segment, self.expected_irs.is_some())
     }
 
     /// Without a key our number is random, and nobody else's. With one it is the peer's, too.
@@ -288,7 +292,7 @@ impl Handshake {
         let again = missed.then(|| self.syn_ack(&peer, tsval));
         let answers = again.into_iter().chain([self.ack(&peer, tsval)]).collect();
         self.state = State::SynReceived { peer, closed: false, since: tsval, proven: true };
-        Reaction::Answered { tcb, answers, window: segment.window, what: "peer's SYN-ACK" }
+        Reaction::Answered { tcb, answers, rank: self.rank_of(segment), what: "peer's SYN-ACK" }
     }
 
     fn peer_ack(&mut self, segment: &Segment, ack: Seq, peer: PeerSyn) -> Reaction {

@@ -76,7 +76,7 @@ impl MidStream {
             return Reaction::Answered {
                 tcb: self.tcb(irs, segment, 0),
                 answers: vec![self.ack(irs, tsval, echo)],
-                window: segment.window,
+                rank: Offer::rank_of(segment, true),
                 what: "peer's probe",
             };
         }

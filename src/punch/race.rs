@@ -12,8 +12,11 @@ use std::time::Duration;
 
 /// All attempts of one punch.
 ///
-/// Where there are several, the end that offered the larger window nominates: it acknowledges on
-/// one tuple alone, and never changes its mind. The other end answers wherever it is called, and
+/// Where there are several, the end that offered the larger window, or if both are equal the larger
+/// mark, nominates: it acknowledges on one tuple alone, and never changes its mind. Ranks that are
+/// equal all the same make both nominate, and they may miss each other; two ends that only answer
+/// might end on different tuples. It is judged by what each tuple has brought last, since the first
+/// SYN that comes in may be a late one of an earlier punch, which offered another window. The other end answers wherever it is called, and
 /// takes the tuple on which it is acknowledged in turn. So no byte is spent on agreeing, and the
 /// ends cannot end on different tuples, whatever is lost or late: each of them completes by the
 /// other's plain ACK only, and one of them sends that on one tuple alone.
@@ -196,7 +199,7 @@ impl Race {
             return "on a tuple that somebody floods";
         }
         let what = attempt.handle_segment(segment, now);
-        if attempt.peer_window().is_some() {
+        if attempt.has_heard() {
             self.stop_hoping();
         }
         self.drain(place);
@@ -348,12 +351,11 @@ impl Race {
         if self.is_spoilt(attempt) {
             return true;
         }
-        let heard = |it: &Attempt| it.peer_window().is_some();
-        let spare = self.reserve == Some(attempt.tuple()) && !heard(attempt);
-        if spare && self.attempts.iter().any(heard) {
+        let spare = self.reserve == Some(attempt.tuple()) && !attempt.has_heard();
+        if spare && self.attempts.iter().any(Attempt::has_heard) {
             return true;
         }
-        let answering = attempt.peer_window().is_some() && !self.nominates(attempt);
+        let answering = attempt.has_heard() && !attempt.nominates();
         self.nominated.is_some_and(|nominated| nominated != attempt.tuple()) && !answering
     }
 
@@ -371,14 +373,6 @@ impl Race {
             && self.attempts.iter().find(mid_stream).is_some_and(|other| !flooded(other))
     }
 
-    /// Whether it is for us to choose this tuple. Of two equal windows both choose, and may miss
-    /// each other; two ends that only answer might end on different tuples. It is judged by what
-    /// this tuple has brought last, since the first SYN that comes in may be a late one of an
-    /// earlier punch, which offered another window.
-    fn nominates(&self, attempt: &Attempt) -> bool {
-        attempt.peer_window().is_some_and(|theirs| attempt.window() >= theirs)
-    }
-
     /// The peer was heard: nothing more leaves in the hope of being heard.
     fn stop_hoping(&mut self) {
         self.attempts.iter_mut().for_each(Attempt::stop_speculating);
@@ -390,7 +384,7 @@ impl Race {
     fn drain(&mut self, place: usize) {
         while let Some(output) = self.attempts[place].poll() {
             let attempt = &self.attempts[place];
-            let (tuple, nominates) = (attempt.tuple(), self.nominates(attempt));
+            let (tuple, nominates) = (attempt.tuple(), attempt.nominates());
             if self.is_silent(attempt) {
                 continue;
             }

@@ -16,6 +16,7 @@ mod firing;
 mod gateway;
 mod guard;
 pub mod inspect;
+mod interface;
 mod link;
 mod listener;
 mod network_change;

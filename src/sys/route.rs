@@ -1,13 +1,14 @@
 //! The way to the peer: source address, interface, MTU.
 
 use super::call::{CallFailed, Named, get_option};
+use super::interface::{self, OwnAddress};
 use nix::errno::Errno;
 use nix::libc;
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname, getsockopt,
     socket, sockopt,
 };
-use pnet::datalink::{self, NetworkInterface};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
@@ -52,12 +53,19 @@ pub enum RouteError {
 /// This host's IPv6 addresses that reach beyond its own network, one of each interface: those of
 /// 2000::/3 (RFC 4291 section 2.5.4).
 pub fn global_ipv6() -> Vec<IpAddr> {
-    let global = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] >> 13 == 1);
-    let of = |interface: NetworkInterface| {
-        let usable = interface.is_up() && !interface.is_loopback();
-        interface.ips.iter().map(|own| own.ip()).find(|ip| usable && global(ip))
+    let global = |it: &OwnAddress| matches!(it.ip, IpAddr::V6(ip) if ip.segments()[0] >> 13 == 1);
+    let usable = |it: &OwnAddress| {
+        let flags = interface::name(it.interface).and_then(|name| interface::flags(&name).ok());
+        let flags = flags.unwrap_or(InterfaceFlags::empty());
+        flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK)
     };
-    datalink::interfaces().into_iter().filter_map(of).collect()
+    let mut one_each: Vec<OwnAddress> = Vec::new();
+    for own in OwnAddress::all().unwrap_or_default().into_iter().filter(global).filter(usable) {
+        if !one_each.iter().any(|known| known.interface == own.interface) {
+            one_each.push(own);
+        }
+    }
+    one_each.into_iter().map(|it| it.ip).collect()
 }
 
 impl Route {
@@ -66,11 +74,8 @@ impl Route {
     /// # Errors
     /// [`RouteError`].
     pub fn to(peer: IpAddr, local_ip: Option<IpAddr>) -> Result<Self, RouteError> {
-        let interfaces = datalink::interfaces();
-        let has = |address: IpAddr| {
-            move |interface: &&NetworkInterface| interface.ips.iter().any(|own| own.ip() == address)
-        };
-        if peer.is_loopback() || interfaces.iter().any(|interface| has(peer)(&interface)) {
+        let ours = OwnAddress::all()?;
+        if peer.is_loopback() || ours.iter().any(|own| own.ip == peer) {
             return Err(RouteError::Ourselves(peer));
         }
         let family = if peer.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
@@ -96,10 +101,12 @@ impl Route {
             .map(|v4| IpAddr::V4(v4.ip()))
             .or_else(|| own.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
             .ok_or(RouteError::None(peer))?;
-        let interface =
-            interfaces.iter().find(has(local_ip)).ok_or(RouteError::NotOurs(local_ip))?;
-        if !interface.is_up() {
-            return Err(RouteError::Down(interface.name.clone()));
+        let own =
+            ours.iter().find(|own| own.ip == local_ip).ok_or(RouteError::NotOurs(local_ip))?;
+        let interface_index = own.interface;
+        let interface = interface::name(interface_index).ok_or(RouteError::NotOurs(local_ip))?;
+        if !interface::flags(&interface)?.contains(InterfaceFlags::IFF_UP) {
+            return Err(RouteError::Down(interface));
         }
         let mtu = if peer.is_ipv6() {
             get_option(&probe, libc::IPPROTO_IPV6, libc::IPV6_MTU, "getsockopt(IPV6_MTU)")?
@@ -108,10 +115,10 @@ impl Route {
         };
         Ok(Self {
             local_ip,
-            interface: interface.name.clone(),
-            interface_index: interface.index,
+            interface,
+            interface_index,
             mtu: u32::try_from(mtu).unwrap_or(1500),
-            on_link: interface.ips.iter().any(|own| own.contains(peer) && own.prefix() > 0),
+            on_link: ours.iter().any(|it| it.interface == interface_index && it.is_near(peer)),
         })
     }
 }

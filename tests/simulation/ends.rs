@@ -138,7 +138,12 @@ impl End {
             agreed,
             iss,
             expected_irs: conditions.key.then_some(keyed),
-            offer: Offer { mss: 1460, window_scale: 7, window: 0xc000 | window, mark: 0 },
+            offer: Offer {
+                mss: 1460,
+                window_scale: 7,
+                window: 0xc000 | window,
+                mark: (seed >> 40) as u8,
+            },
             strategy: tuples.first().map_or(Strategy::Syn, |(_, strategy)| *strategy),
             racing: false,
             seed,

@@ -201,6 +201,25 @@ fn the_nominating_end_decides_where_the_ends_would_differ() {
     assert_eq!((a, b), (41, 41), "host 2 nominates and hears host 1 on 41");
 }
 
+/// Of 16,384 windows that may be drawn two are equal now and then.
+#[test]
+fn of_equal_windows_the_mark_decides() {
+    let of_equals = |host: u8| {
+        let mut attempt = config(host, true);
+        attempt.offer = Offer { mark: host, ..OFFER };
+        let tuples = [40, 41].map(|port| (tuple(host, port), Strategy::Syn)).into();
+        Race::new(RaceConfig { attempt, timeout: TIMEOUT, tuples, reserve: None, search: None })
+    };
+    let wire: Wire = |from, segment| {
+        let first_syn = segment.syn && segment.ack.is_none();
+        !first_syn || segment.tuple.local.port() == if from == 1 { 41 } else { 40 }
+    };
+    let [Some((a, _)), Some((b, _))] = meet([of_equals(1), of_equals(2)], wire) else {
+        panic!("not met")
+    };
+    assert_eq!((a, b), (41, 41), "host 2 nominates and hears host 1 on 41");
+}
+
 #[test]
 fn where_no_syn_comes_in_an_unasked_syn_ack_does() {
     let both = [(40, Strategy::SynAck)];
