@@ -89,3 +89,34 @@ impl AsFd for Line {
         self.stream.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    /// Who waits for the socket to become readable would not hear of what a flush has read.
+    #[test]
+    fn flushing_leaves_what_has_come_in_where_it_wakes_who_waits() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = "127.0.0.1:0".parse().unwrap();
+        let mut line = Line::open(local, server.local_addr().unwrap()).unwrap();
+        line.purpose = Some(Purpose::NewCode([7; 32]));
+        let (mut accepted, _) = server.accept().unwrap();
+        while line.session().is_none() {
+            line.proceed().unwrap();
+        }
+        accepted.write_all(b"no frame").unwrap();
+        let readable = |line: &Line, patience: u16| {
+            let mut waiting = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+            poll(&mut waiting, PollTimeout::from(patience)) == Ok(1)
+        };
+        assert!(readable(&line, 5_000));
+        line.flush().unwrap();
+        assert!(readable(&line, 0));
+        let _ = line.proceed();
+        assert!(!readable(&line, 0));
+    }
+}
