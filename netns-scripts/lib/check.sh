@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Every check and test, then a summary as cargo test prints one.
 
+# Modules of the lab in which nothing is caught for a punch.
+without_punch=(binding:: nat:: portmap:: routers:: routers_user:: spray:: wan::)
+
 run_checks() {
     find_caller
     install_missing
@@ -19,9 +22,8 @@ run_checks() {
     check docs cargo rustdoc --quiet "${profile[@]}" --lib -- -D warnings
     check doctests cargo test "${profile[@]}" --doc
     check_lab packet --skip ebpf:: --skip in_kernel:: "$@"
-    # In a user namespace nobody may load a program.
-    # Not the whole lab yet: of 201 tests in one long process three failed, where an end was late.
-    ! is_root || check_lab ebpf ebpf:: in_kernel:: early:: hand_over:: keys:: "$@"
+    # In a user namespace nobody may load a program. What does not punch need not be seen twice.
+    ! is_root || check_lab ebpf "${without_punch[@]/#/--skip=}" "$@"
     summary
 }
 
