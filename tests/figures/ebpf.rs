@@ -17,8 +17,9 @@ use crate::spray;
 use crate::table::{Measured, Row};
 use crate::veth::Veth;
 
-const COST_RUNS: usize = 40;
-const COST_SECONDS: &str = "1";
+/// Many short ones: one is as likely 10 % faster as slower than the next.
+const COST_RUNS: usize = 150;
+const COST_BYTES: &str = "1G";
 /// Of the client and of the server: where the scheduler puts them makes more of a difference than
 /// anything that is measured here.
 const PROCESSORS: &str = "0,1";
@@ -90,7 +91,7 @@ pub(crate) fn cost() -> Result<Measured, Box<dyn Error>> {
             ratios.summary("iperf3, attached to not attached", "ratio"),
         ],
         notes: vec![format!(
-            "cost of the eBPF datapath: {COST_RUNS} runs of {COST_SECONDS} s of iperf3 of each \
+            "cost of the eBPF datapath: {COST_RUNS} runs of {COST_BYTES}B of iperf3 of each \
              kind in turn over one veth pair, the datapath at the receiving end, client and server \
              on a processor each; the ratio is the median of those of two runs in a row"
         )],
@@ -101,7 +102,7 @@ pub(crate) fn cost() -> Result<Measured, Box<dyn Error>> {
 fn carried(veth: &Veth) -> Result<f64, Box<dyn Error>> {
     let mut client = veth.near.command("iperf3");
     client.args(["--client", &Veth::FAR.to_string(), "--port", "5201"]);
-    client.args(["--time", COST_SECONDS, "--affinity", PROCESSORS, "--json"]);
+    client.args(["--bytes", COST_BYTES, "--affinity", PROCESSORS, "--json"]);
     let until = Instant::now() + PATIENCE;
     loop {
         let output = client.output()?;
