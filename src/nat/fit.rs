@@ -163,7 +163,7 @@ fn model(kind: Kind, hypotheses: &[Hypothesis]) -> PortModel {
 }
 
 /// The likeliest pool; of ranges with unknown ends, taken together, the one that holds 99 % of
-/// what they predict: half of it is hardly dearer to search, and what is not in it is not found.
+/// what they predict: the last few percent cost few tuples, and what is left out is not found.
 fn pool<'a>(hypotheses: impl Iterator<Item = &'a Hypothesis>) -> PortPool {
     let mut pools: Vec<(&PortPool, f64)> = Vec::new();
     let mut somewhere = Density::new();

@@ -16,10 +16,12 @@ use std::time::Duration;
 /// mark, nominates: it acknowledges on one tuple alone, and never changes its mind. Ranks that are
 /// equal all the same make both nominate, and they may miss each other; two ends that only answer
 /// might end on different tuples. It is judged by what each tuple has brought last, since the first
-/// SYN that comes in may be a late one of an earlier punch, which offered another window. The other end answers wherever it is called, and
-/// takes the tuple on which it is acknowledged in turn. So no byte is spent on agreeing, and the
-/// ends cannot end on different tuples, whatever is lost or late: each of them completes by the
-/// other's plain ACK only, and one of them sends that on one tuple alone.
+/// SYN that comes in may be a late one of an earlier punch, which offered another window.
+///
+/// The other end answers wherever it is called, and takes the tuple on which it is acknowledged in
+/// turn. So no byte is spent on agreeing, and the ends cannot end on different tuples, whatever is
+/// lost or late: each of them completes by the other's plain ACK only, and one of them sends that
+/// on one tuple alone.
 ///
 /// Of tuples told beforehand, the nominated one is the first on which the peer is heard, which
 /// costs no round trip. In a search a SYN alone says little: routers may let it in on tuples that

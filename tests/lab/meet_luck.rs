@@ -218,12 +218,8 @@ fn a_peer_that_tells_nothing_or_loses_its_network() {
     programs[0].await_stderr("the peer is there");
     pair.a.host.must("ip link set dev eth0 down");
     let [a, b] = programs.map(|program| within(12, program));
-    // Whether it still waits for the server when its network goes is for chance.
-    let silent = "the server has not answered for 5s";
-    let told_nothing = "the peer came, and told nothing within 8";
-    let waits = a.stderr.contains(silent);
-    assert_ends(&a, 4, if waits { silent } else { told_nothing });
-    assert_ends(&b, 4, told_nothing);
+    assert_ends(&a, 4, "the server has not answered for 5s");
+    assert_ends(&b, 4, "the peer came, and told nothing within 8");
     pair.b.host.assert_quiet();
 }
 

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// A peer that has met us tells its report in this time: a survey takes two seconds at most.
 const TELLING: Duration = Duration::from_secs(8);
+/// After so much of it the server is asked once more, so that one that is out of reach is found out
+/// within [`TELLING`], and not taken for a peer that is silent.
+const DOUBTING: Duration = Duration::from_secs(2);
 /// The peer's account of a failed attempt comes in this time after ours; its attempts end when ours
 /// do.
 const ACCOUNTING: Duration = Duration::from_secs(2);
@@ -43,6 +46,8 @@ pub(super) struct Meeting {
     wall: Wall,
     around: Surroundings,
     keyed_at: Option<WallTime>,
+    /// The server was asked once more since.
+    doubted: bool,
     peer: Option<PublicKey>,
     ours: Option<rendezvous::Report>,
     theirs: Option<rendezvous::Report>,
@@ -64,6 +69,7 @@ impl Meeting {
             wall: Wall::new(clock::now(), Instant::now()),
             around,
             keyed_at: None,
+            doubted: false,
             peer: None,
             ours: None,
             theirs: None,
@@ -87,6 +93,7 @@ impl Meeting {
             }
             let lost = self.proceed_line(progress)?;
             self.tell_report()?;
+            self.doubt();
             self.begin(progress)?;
             self.lose_line(lost)?;
             if let Some((nth, connection)) = self.hear_attempts(progress) {
@@ -244,6 +251,18 @@ impl Meeting {
             line.flush()?;
         }
         Ok(())
+    }
+
+    /// Asks the server once more where the peer tells nothing.
+    fn doubt(&mut self) {
+        let now = clock::now();
+        let waits = self.keyed_at.is_some_and(|at| at.until(now) > DOUBTING);
+        if waits && self.theirs.is_none() && !self.doubted {
+            self.doubted = true;
+            if let Some(session) = self.line.as_mut().and_then(Line::session) {
+                session.ask_clock(now);
+            }
+        }
     }
 
     /// Whether programs that the punch cannot do without are still being loaded: the peer, who reads
