@@ -19,7 +19,7 @@ run_checks() {
     build_product
     build_lab
     check tests cargo test "${profile[@]}" --lib --bins --examples "${test_targets[@]/#/--test=}"
-    check docs cargo rustdoc --quiet "${profile[@]}" --lib -- -D warnings
+    check docs cargo rustdoc --quiet "${profile[@]}" --lib -- -D warnings --document-private-items
     check doctests cargo test "${profile[@]}" --doc
     check_lab packet --skip ebpf:: --skip in_kernel:: "$@"
     # In a user namespace nobody may load a program. What does not punch need not be seen twice.

@@ -180,8 +180,8 @@ impl Attempt {
         self.peer_rank.is_some()
     }
 
-    /// Whether the peer was heard and it is for us to choose among the tuples of a race: see
-    /// [`Offer::rank`]. Of two equal ranks both choose.
+    /// Whether the peer was heard and it is for us to choose among the tuples of a race: the
+    /// peer's offer does not rank above ours. Of two equal ranks both choose.
     pub fn nominates(&self) -> bool {
         let ours = self.config.offer.rank(self.config.expected_irs.is_some());
         self.peer_rank.is_some_and(|theirs| ours >= theirs)

@@ -67,7 +67,7 @@ pub enum Reaction {
         tcb: EstablishedTcb,
         /// SYN-ACK and ACK, or either.
         answers: Vec<Segment>,
-        /// [`Offer::rank_of`] the peer.
+        /// What the peer's offer ranks when the ends decide which of them nominates.
         rank: u32,
         /// For people.
         what: &'static str,

@@ -1,12 +1,12 @@
 //! Clients of other servers, and places that other servers keep.
 //!
-//! A place is kept by one server: the one whose share of the numbers it is of ([`Members`]).
+//! A place is kept by one server: the one whose share of the numbers it is of (`Members`).
 //! Whoever comes to it on another server sends word there ([`Word::Come`]); once two are there
 //! their servers talk to each other alone. When servers come and go places move: each server sees
 //! to its own clients that wait.
 //!
 //! The clock of a meeting is that of the server whose client was there first. The other server
-//! tells its own client by how much its clock differs ([`Answer::Shifted`]); it has measured that
+//! tells its own client by how much its clock differs (`Answer::Shifted`); it has measured that
 //! all along, so that a meeting across servers costs no exchange more.
 
 mod calls;
