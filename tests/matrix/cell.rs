@@ -1,6 +1,10 @@
 //! One pair of kinds by both methods, and all of them together, as JSON has them.
 
-use serde::Serialize;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::kind::Kind;
 use crate::machine::Machine;
@@ -8,8 +12,11 @@ use crate::oracle::Expectation;
 use crate::sample::Sample;
 use crate::trial::{Trial, Trials};
 
+pub(crate) const PUNCH: &str = "punch";
+pub(crate) const MEET: &str = "meet";
+
 /// A whole run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Matrix {
     pub(crate) machine: Machine,
     pub(crate) one_way_delay: &'static str,
@@ -21,7 +28,7 @@ pub(crate) struct Matrix {
 }
 
 /// One kind of router.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Router {
     pub(crate) name: &'static str,
     /// Options of network.sh.
@@ -34,7 +41,7 @@ pub(crate) struct Router {
 }
 
 /// One pair of kinds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Cell {
     pub(crate) a: &'static str,
     pub(crate) b: &'static str,
@@ -46,7 +53,7 @@ pub(crate) struct Cell {
 }
 
 /// What the trials by one method came to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Score {
     pub(crate) tried: usize,
     pub(crate) connected: usize,
@@ -99,6 +106,18 @@ impl Score {
 }
 
 impl Matrix {
+    /// What an earlier run has written.
+    pub(crate) fn read(path: &Path) -> Result<Self, Box<dyn Error>> {
+        // Its words are those of constants, so it is read once and kept.
+        let text: &'static str = fs::read_to_string(path)?.leak();
+        Ok(serde_json::from_str(text)?)
+    }
+
+    /// Whether nobody was told an address.
+    pub(crate) fn is_of_meetings(&self) -> bool {
+        self.method == MEET
+    }
+
     /// All pairs that can be punched, in one line.
     pub(crate) fn words(&self) -> String {
         let possible = |cell: &&Cell| !matches!(cell.oracle, Expectation::Impossible { .. });

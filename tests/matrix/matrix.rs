@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use cell::{Cell, Matrix, Score};
+use cell::{Cell, MEET, Matrix, PUNCH, Score};
 use kind::{KINDS, Kind};
 use machine::Machine;
 use meetings::Turns;
@@ -94,6 +94,9 @@ struct Arguments {
     /// A connect() loop has failed so long after the instant
     #[arg(long, default_value_t = 1500, value_name = "MS")]
     connect_patience: u64,
+    /// Measure nothing, and show what an earlier run wrote as JSON
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// Write everything here as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -137,18 +140,10 @@ fn main() -> ExitCode {
 
 /// Whether everything could be measured.
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
-    let pairings = arguments.pairings();
-    let machine = Machine::here();
-    let measured = measure_all(&pairings, arguments);
-    let kinds = KINDS.iter().filter(|kind| pairings.iter().flatten().any(|it| it == kind));
-    let matrix = Matrix {
-        machine,
-        one_way_delay: DELAY,
-        method: if arguments.meet { "meet" } else { "punch" },
-        kinds: kinds.map(Into::into).collect(),
-        pairs: measured.into_iter().flatten().collect(),
+    let (matrix, complete) = match &arguments.from {
+        Some(path) => (Matrix::read(path)?, true),
+        None => measured(arguments),
     };
-    let complete = matrix.pairs.len() == pairings.len();
     println!("{}", matrix.words());
     let svg = matrix.svg();
     if let Some(path) = &arguments.json {
@@ -161,6 +156,23 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         draw(&svg, path)?;
     }
     Ok(complete)
+}
+
+/// And whether all could be.
+fn measured(arguments: &Arguments) -> (Matrix, bool) {
+    let pairings = arguments.pairings();
+    let machine = Machine::here();
+    let cells = measure_all(&pairings, arguments);
+    let kinds = KINDS.iter().filter(|kind| pairings.iter().flatten().any(|it| it == kind));
+    let matrix = Matrix {
+        machine,
+        one_way_delay: DELAY,
+        method: if arguments.meet { MEET } else { PUNCH },
+        kinds: kinds.map(Into::into).collect(),
+        pairs: cells.into_iter().flatten().collect(),
+    };
+    let complete = matrix.pairs.len() == pairings.len();
+    (matrix, complete)
 }
 
 /// `None` for what could not be measured.

@@ -1,12 +1,12 @@
 //! Whether two routers can be punched through at all, from what they are known to do. Both ends
 //! have a key and send what they like when they like; neither can change its router.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kind::{Allocation, InboundSyn, Kind};
 
 /// What can be expected of a pair.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub(crate) enum Expectation {
     /// There is a way, by this strategy, among so many pairs of ports.

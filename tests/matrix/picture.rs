@@ -1,4 +1,5 @@
 //! A matrix as an SVG heat map of two triangles: below the diagonal tcp-punch, above it connect().
+//! Of meetings there is the lower one alone.
 //! The colour says how many trials connected. The number is the median in milliseconds where all
 //! did, else how many did, in percent.
 
@@ -48,9 +49,10 @@ impl Matrix {
     /// A self-contained SVG document.
     pub(crate) fn svg(&self) -> String {
         let count = self.kinds.len();
+        let alone = self.is_of_meetings();
         // One more column, for either triangle has the diagonal.
         let right = MARGIN + (count + 1) * CELL_WIDTH + GAP;
-        let top = TITLE + MARGIN;
+        let top = if alone { GAP } else { TITLE + MARGIN };
         let bottom = top + count * CELL_HEIGHT;
         let foot = bottom + MARGIN;
         let notes = self.notes();
@@ -61,18 +63,27 @@ impl Matrix {
              width=\"{width}\" height=\"{height}\" role=\"img\">\n<style>{STYLE}</style>\n\
              <rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
         );
-        text(&mut svg, (16, foot + 6), "title", "start", "below the diagonal: tcp-punch");
-        let above = "above the diagonal: a loop of timed connect()";
-        text(&mut svg, (width - 16, 26), "title", "end", above);
+        let below = if alone {
+            "tcp-punch meet: both are told nothing but a code"
+        } else {
+            "below the diagonal: tcp-punch"
+        };
+        text(&mut svg, (16, foot + 6), "title", "start", below);
+        if !alone {
+            let above = "above the diagonal: a loop of timed connect()";
+            text(&mut svg, (width - 16, 26), "title", "end", above);
+        }
         for (row, kind) in self.kinds.iter().enumerate() {
             let y = top + row * CELL_HEIGHT;
             let middle = y + CELL_HEIGHT / 2 + 4;
             text(&mut svg, (MARGIN - 6, middle), "", "end", kind.name);
-            text(&mut svg, (right + 6, middle), "", "start", kind.name);
             let below = MARGIN + row * CELL_WIDTH;
-            let above = below + CELL_WIDTH + GAP;
             slanted(&mut svg, (below + CELL_WIDTH / 2 + 6, bottom + 12), "end", kind.name);
-            slanted(&mut svg, (above + CELL_WIDTH / 2, top - 6), "start", kind.name);
+            if !alone {
+                let above = below + CELL_WIDTH + GAP;
+                text(&mut svg, (right + 6, middle), "", "start", kind.name);
+                slanted(&mut svg, (above + CELL_WIDTH / 2, top - 6), "start", kind.name);
+            }
             for (column, other) in self.kinds.iter().enumerate() {
                 let Some(cell) = self.pairs.iter().find(|it| it.is_of(kind.name, other.name))
                 else {
@@ -117,11 +128,13 @@ impl Matrix {
                 Expectation::Possible { .. } => None,
             })
             .collect();
-        let time = format!(
-            "Milliseconds from the instant until both ends have the connection, the one-way delay \
-             being {}.",
-            self.one_way_delay
-        );
+        let span = if self.is_of_meetings() {
+            "the second program's start until both have the other's byte"
+        } else {
+            "the instant until both ends have the connection"
+        };
+        let time =
+            format!("Milliseconds from {span}, the one-way delay being {}.", self.one_way_delay);
         [time].into_iter().chain(whys).flat_map(|note| lines(&note)).collect()
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tcp_punch::sys::clock;
 use tcp_punch::wire::{Segment, WallTime};
 
@@ -50,7 +50,7 @@ pub(crate) enum Method {
 }
 
 /// How one trial went.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Trial {
     /// Both ends have a descriptor, and each read what the other wrote.
     pub(crate) connected: bool,
