@@ -8,11 +8,11 @@ mod abi;
 mod blind;
 mod counts;
 mod error;
+mod filter;
 mod hook;
 mod keeper;
 mod link;
 mod loader;
-mod netlink;
 mod running;
 mod support;
 

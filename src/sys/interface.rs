@@ -4,14 +4,13 @@
 #![allow(unsafe_code)]
 
 use super::call::{CallFailed, Named};
+use super::netlink;
 use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::InterfaceFlags;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// An address of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +22,8 @@ pub(super) struct OwnAddress {
     pub(super) interface: u32,
 }
 
-/// Lengths of a netlink message's header, of its `ifaddrmsg` and of an attribute's header
-/// (linux/netlink.h, linux/if_addr.h).
-const HEADER: usize = 16;
+/// `ifaddrmsg` (linux/if_addr.h).
 const ADDRESS: usize = 8;
-const ATTRIBUTE: usize = 4;
 
 impl OwnAddress {
     /// All of them (RTM_GETADDR). Linux answers without that lock from 6.9 on, for one family at a
@@ -36,28 +32,14 @@ impl OwnAddress {
     /// # Errors
     /// The kernel's, in a sandbox without AF_NETLINK for instance.
     pub(super) fn all() -> Result<Vec<Self>, CallFailed> {
-        let netlink = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )
-        .named("socket(AF_NETLINK)")?;
+        let netlink = netlink::open(SockProtocol::NetlinkRoute)?;
         let mut all = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            let kernel = NetlinkAddr::new(0, 0);
-            sendto(netlink.as_raw_fd(), &request(family), &kernel, MsgFlags::empty())
-                .named("sendto(AF_NETLINK)")?;
-            let mut answer = [0; 32_768];
-            loop {
-                let length = match recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()) {
-                    Err(Errno::EINTR) => continue,
-                    other => other.named("recv(AF_NETLINK)")?,
-                };
-                if read(answer.get(..length).unwrap_or(&answer), &mut all)? {
-                    break;
-                }
-            }
+            let mut body = [0; ADDRESS];
+            body[0] = family as u8;
+            let each = |_, message: &[u8]| all.extend(own_address(message));
+            netlink::list(netlink.as_fd(), libc::RTM_GETADDR, &body, each)
+                .named("netlink(RTM_GETADDR)")?;
         }
         Ok(all)
     }
@@ -73,55 +55,16 @@ impl OwnAddress {
     }
 }
 
-fn request(family: libc::c_int) -> Vec<u8> {
-    let mut message = Vec::new();
-    message.extend(((HEADER + ADDRESS) as u32).to_ne_bytes());
-    message.extend(libc::RTM_GETADDR.to_ne_bytes());
-    message.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
-    // Sequence and port.
-    message.extend([0; 8]);
-    message.extend([family as u8]);
-    message.extend([0; ADDRESS - 1]);
-    message
-}
-
-/// Takes in one answer. Whether it was the last.
-fn read(mut messages: &[u8], all: &mut Vec<OwnAddress>) -> Result<bool, CallFailed> {
-    while let Some((length, kind)) = head(messages) {
-        let message = messages.get(HEADER..length).unwrap_or_default();
-        match libc::c_int::from(kind) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let number = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                return Err(Errno::from_raw(number.saturating_neg())).named("RTM_GETADDR");
-            }
-            _ => all.extend(own_address(message)),
-        }
-        messages = messages.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(false)
-}
-
-fn head(message: &[u8]) -> Option<(usize, u16)> {
-    let [a, b, c, d, e, f] = *message.first_chunk()?;
-    Some((u32::from_ne_bytes([a, b, c, d]) as usize, u16::from_ne_bytes([e, f])))
-}
-
 fn own_address(message: &[u8]) -> Option<OwnAddress> {
     let [family, prefix, _, _, a, b, c, d] = *message.first_chunk::<ADDRESS>()?;
-    let mut attributes = message.get(ADDRESS..)?;
     // Of a point-to-point interface IFA_ADDRESS is the other end's.
     let (mut local, mut other) = (None, None);
-    while let Some(&[len_0, len_1, kind_0, kind_1]) = attributes.first_chunk() {
-        let length = usize::from(u16::from_ne_bytes([len_0, len_1]));
-        let value = attributes.get(ATTRIBUTE..length)?;
-        match u16::from_ne_bytes([kind_0, kind_1]) {
+    for (kind, value) in netlink::attributes(message.get(ADDRESS..)?) {
+        match kind {
             libc::IFA_LOCAL => local = address(family, value),
             libc::IFA_ADDRESS => other = address(family, value),
             _ => {}
         }
-        let padded = length.max(ATTRIBUTE).next_multiple_of(4);
-        attributes = attributes.get(padded..).unwrap_or_default();
     }
     let interface = u32::from_ne_bytes([a, b, c, d]);
     Some(OwnAddress { ip: local.or(other)?, prefix, interface })
@@ -221,7 +164,5 @@ mod tests {
         assert_eq!(own_address(&message), Some(expected));
         assert_eq!(own_address(&message[..14]), None);
         assert_eq!(own_address(&[255; 64]), None);
-        assert_eq!(read(&[0; 64], &mut vec![]), Ok(false));
-        assert_eq!(read(&[255; 64], &mut vec![]), Ok(false));
     }
 }

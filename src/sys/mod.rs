@@ -19,6 +19,7 @@ pub mod inspect;
 mod interface;
 mod link;
 mod listener;
+mod netlink;
 mod network_change;
 pub mod predecessor;
 pub mod privilege;

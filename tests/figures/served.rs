@@ -2,127 +2,17 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use nix::unistd::{SysconfVar, sysconf};
-use tcp_punch::rendezvous::{Answer, Frames, Place, Request, frame, greeting};
+use tcp_punch::rendezvous::{Answer, Frames};
 
-/// Within the quotas that the server has by default.
-pub(crate) const PER_ADDRESS: usize = 60;
-/// A SPAKE2 message.
-const OPENING: usize = 33;
-/// A sealed report with its candidates.
-pub(crate) const REPORT: usize = 600;
-/// As many as a client sends in its first flight.
-pub(crate) const CLOCKS: i64 = 8;
-/// Meetings under way at once.
-pub(crate) const THREADS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Has so many peers wait, each under a number of its own.
-pub(crate) fn gather(count: usize, server: SocketAddr) -> Result<Vec<(Peer, u32)>, Box<dyn Error>> {
-    let mut waiting = Vec::with_capacity(count);
-    for index in 0..count {
-        let mut peer = Peer::connect(source(0, index), server)?;
-        let mut flight = greeting();
-        flight.extend(frame(&Request::Allocate)?);
-        peer.stream.write_all(&flight)?;
-        waiting.push(peer);
-    }
-    let allocated = |mut peer: Peer| -> Result<(Peer, u32), Box<dyn Error>> {
-        match (peer.hears()?, peer.hears()?) {
-            (Answer::Welcome { .. }, Answer::Allocated(number)) => {
-                let (place, opening) = (Place::Number(number), vec![7; OPENING]);
-                peer.stream.write_all(&frame(&Request::Join { place, opening })?)?;
-                Ok((peer, number))
-            }
-            other => Err(format!("instead of a number: {other:?}").into()),
-        }
-    };
-    waiting.into_iter().map(allocated).collect()
-}
-
-/// Has a second peer meet each who waits, by way of this server. What each meeting took, in
-/// milliseconds, and all together.
-pub(crate) fn meet_all(
-    waiting: Vec<(Peer, u32)>,
-    server: SocketAddr,
-) -> Result<(Vec<f64>, Duration), Box<dyn Error>> {
-    let queue = Mutex::new(waiting.into_iter().enumerate());
-    let began = Instant::now();
-    let times: Vec<f64> = thread::scope(|scope| {
-        let work = || -> Result<Vec<f64>, String> {
-            let mut times = Vec::new();
-            loop {
-                let next = queue.lock().map_err(|error| error.to_string())?.next();
-                let Some((index, (first, number))) = next else { return Ok(times) };
-                let began = Instant::now();
-                meet(first, number, source(1, index), server).map_err(|error| error.to_string())?;
-                times.push(began.elapsed().as_secs_f64() * 1e3);
-            }
-        };
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        let done = threads.into_iter().map(|thread| thread.join().map_err(|_| "a panic")?);
-        done.collect::<Result<Vec<_>, _>>().map(|times| times.concat())
-    })?;
-    Ok((times, began.elapsed()))
-}
-
-/// 127.0.0.0/8 belongs to every host: a part of it for those who wait, another for those who come.
-fn source(part: u32, index: usize) -> SocketAddr {
-    let host = u32::try_from(index / PER_ADDRESS).unwrap_or(0);
-    let ip = Ipv4Addr::from(0x7f40_0000 + (part << 20) + host + 1);
-    SocketAddr::new(ip.into(), 0)
-}
-
-/// A second peer meets the one who waits, and both deliver their reports.
-fn meet(
-    mut first: Peer,
-    number: u32,
-    from: SocketAddr,
-    server: SocketAddr,
-) -> Result<(), Box<dyn Error>> {
-    let mut second = Peer::connect(from, server)?;
-    let report = frame(&Request::Relay(vec![9; REPORT]))?;
-    let mut flight = greeting();
-    for sent_ns in 0..CLOCKS {
-        flight.extend(frame(&Request::Clock { sent_ns })?);
-    }
-    let place = Place::Number(number);
-    flight.extend(frame(&Request::Join { place, opening: vec![8; OPENING] })?);
-    second.stream.write_all(&flight)?;
-    let met =
-        |answer: Answer| matches!(answer, Answer::Met { opening } if opening.len() == OPENING);
-    if !met(first.hears()?) {
-        return Err("the first did not meet".into());
-    }
-    first.stream.write_all(&report)?;
-    for _ in 0..=CLOCKS {
-        second.hears()?;
-    }
-    let mut answer = second.hears()?;
-    if matches!(answer, Answer::Shifted(_)) {
-        answer = second.hears()?;
-    }
-    if !met(answer) {
-        return Err("the second did not meet".into());
-    }
-    second.stream.write_all(&report)?;
-    for peer in [&mut first, &mut second] {
-        match peer.hears()? {
-            Answer::Relayed(bytes) if bytes.len() == REPORT => {}
-            other => return Err(format!("instead of a report: {other:?}").into()),
-        }
-    }
-    Ok(())
-}
 
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
@@ -178,15 +68,20 @@ impl Server {
 
     /// Bytes.
     pub(crate) fn resident(&self) -> Result<f64, Box<dyn Error>> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 = line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024.0)
+        resident(self.process.id())
     }
 
     pub(crate) fn processor_seconds(&self) -> Result<f64, Box<dyn Error>> {
         processor_seconds(self.process.id())
     }
+}
+
+/// What of a process is in memory, in bytes.
+pub(crate) fn resident(process: u32) -> Result<f64, Box<dyn Error>> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line.ok_or("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024.0)
 }
 
 /// What a process has used in user and kernel mode: fields 14 and 15 of proc(5)'s stat.

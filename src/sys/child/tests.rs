@@ -96,11 +96,13 @@ fn a_failing_exec_is_reported_by_name() {
 
 #[test]
 fn a_script_without_an_interpreter_line_runs_as_the_shell_runs_it() {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("script");
-    std::fs::write(&script, "echo \"$1\"\n").unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    // Another process writes it: a copy of our own descriptor, in a child that another test has
+    // forked meanwhile, would keep it from being run (ETXTBSY).
+    let write = "echo 'echo \"$1\"' > \"$0\" && chmod 755 \"$0\"";
+    let written = std::process::Command::new("sh").args(["-c", write]).arg(&script).status();
+    assert!(written.unwrap().success());
     let (mut peer, ours) = UnixStream::pair().unwrap();
     let mut program = shell("", Passing::Inetd);
     program.path = CString::new(script.to_str().unwrap()).unwrap();

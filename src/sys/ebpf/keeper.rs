@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::super::call::{CallFailed, Named};
-use super::netlink::{self, CLSACT, EGRESS, INGRESS};
+use super::filter::{self, EGRESS, INGRESS};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,7 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{ForkResult, fork};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -51,7 +51,7 @@ impl Keeper {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (line, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
             .named("socketpair(keeper)")?;
-        let netlink = netlink::open()?;
+        let netlink = filter::open()?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let told = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_SHARED) }
@@ -145,19 +145,19 @@ unsafe fn live(line: i32, netlink: i32, interface: u32, handle: u32, told: &Atom
             }
         }
         keep_net_admin();
+        let netlink = BorrowedFd::borrow_raw(1);
         let mut byte = 0u8;
         while libc::read(0, (&raw mut byte).cast(), 1) < 0 && Errno::last_raw() == libc::EINTR {}
         let told = told.load(Ordering::SeqCst);
         let priority = (told >> PRIORITY_SHIFT) as u16;
         for (left, parent) in [(Left::Ingress, INGRESS), (Left::Egress, EGRESS)] {
             if told & left as u32 != 0 {
-                netlink::delete_filter(1, interface, parent, priority, handle);
+                filter::delete(netlink, interface, parent, priority, handle);
             }
         }
-        let unused =
-            || [INGRESS, EGRESS].iter().all(|parent| !netlink::has_filter(1, interface, *parent));
+        let unused = || ![INGRESS, EGRESS].iter().any(|it| filter::hangs(netlink, interface, *it));
         if told & Left::Qdisc as u32 != 0 && unused() {
-            netlink::delete_qdisc(1, interface, CLSACT);
+            filter::delete_clsact(netlink, interface);
         }
         libc::_exit(0);
     }
