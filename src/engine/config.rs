@@ -57,6 +57,7 @@ pub struct Punch {
     pub(crate) search_lead: Duration,
     pub(crate) usual_hop_limit: Option<u8>,
     pub(crate) common_clock: bool,
+    pub(crate) decides: Option<bool>,
     pub(crate) datapath: Datapath,
     pub(super) stock: Option<Stock>,
     pub(crate) pcap: Option<File>,
@@ -97,6 +98,7 @@ impl Punch {
             search_lead: Duration::from_millis(250),
             usual_hop_limit: None,
             common_clock: false,
+            decides: None,
             datapath: Datapath::Auto,
             stock: None,
             pcap: None,
@@ -221,6 +223,13 @@ impl Punch {
     /// The peer's clock was compared with ours: it does not matter whether anything keeps ours right.
     pub fn common_clock(mut self) -> Self {
         self.common_clock = true;
+        self
+    }
+
+    /// Whether it is for this end to decide what one of both has to; both know it. It tells their
+    /// segments apart, which chance does otherwise.
+    pub(super) fn decides(mut self, decides: bool) -> Self {
+        self.decides = Some(decides);
         self
     }
 

@@ -101,7 +101,7 @@ impl Punch {
             agreed: self.agreed,
             iss,
             expected_irs: self.key.as_ref().map(|key| key.expected_irs(self.agreed)),
-            offer: offer(&route, (random >> 48) as u16),
+            offer: offer(&route, self.decides, random),
             strategy: field.strategy,
             racing: false,
             seed: random,
@@ -118,7 +118,8 @@ impl Punch {
         });
         let Field { tuples, reserve, search, guards, plan, .. } = field;
         let reserve = reserve.map(|(tuple, strategy)| {
-            let offer = Offer { window: window((random >> 16) as u16), ..attempt.offer };
+            let offer =
+                Offer { window: window((random >> 16) as u16, self.decides), ..attempt.offer };
             Reserve { tuple, strategy, offer }
         });
         let race = RaceConfig { attempt, timeout: self.timeout, tuples, reserve, search };
@@ -255,22 +256,37 @@ impl Drive {
     }
 }
 
-/// What a kernel socket would offer on this route, with a window that no two ends are likely to
-/// have in common: the larger one nominates.
-fn offer(route: &Route, random: u16) -> Offer {
+/// What a kernel socket would offer on this route, with a window and a mark that no two ends are
+/// likely to have in common: by them an end knows what is its own, and the larger window nominates.
+fn offer(route: &Route, decides: Option<bool>, random: u64) -> Offer {
     let headers = if route.local_ip.is_ipv6() { 60 } else { 40 };
     Offer {
         mss: u16::try_from(route.mtu.saturating_sub(headers)).unwrap_or(u16::MAX).max(88),
         window_scale: receive_window_scale(),
-        window: window(random),
-        mark: random as u8,
+        window: window((random >> 48) as u16, decides),
+        mark: (random >> 40) as u8,
     }
 }
 
-fn window(random: u16) -> u16 {
-    LEAST_WINDOW | random >> 2
+/// Ends that know which of them decides have different ones, whatever else a router strips.
+fn window(random: u16, decides: Option<bool>) -> u16 {
+    let window = LEAST_WINDOW | random >> 2;
+    decides.map_or(window, |decides| window & !1 | u16::from(decides))
 }
 
 fn random() -> Result<u64, CallFailed> {
     getrandom::u64().map_err(|_| CallFailed { call: "getrandom", errno: Errno::ENOSYS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_that_know_which_of_them_decides_never_offer_the_same_window() {
+        let windows = |decides| (0..=u16::MAX).map(move |it| window(it, Some(decides)));
+        assert!(windows(true).all(|it| it % 2 == 1));
+        assert!(windows(false).all(|it| it % 2 == 0 && it >= LEAST_WINDOW));
+        assert_eq!(window(u16::MAX, None), u16::MAX);
+    }
 }

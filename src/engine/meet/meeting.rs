@@ -4,7 +4,7 @@ use super::attempts::{Attempts, Fault, News};
 use super::line::Line;
 use super::proof::{Proofs, Unproven};
 use super::surroundings::Surroundings;
-use super::wall::Wall;
+use super::wall::{Reading, Wall};
 use super::ways;
 use super::{Meet, MeetError, MeetFailure, Met, Step};
 use crate::engine::{Connection, Datapath, Punch, PunchError, Way};
@@ -66,7 +66,7 @@ impl Meeting {
             meet,
             local: line.local()?,
             line: Some(line),
-            wall: Wall::new(clock::now(), Instant::now()),
+            wall: Wall::new(Reading::now()),
             around,
             keyed_at: None,
             doubted: false,
@@ -111,7 +111,7 @@ impl Meeting {
     /// What a clock that was set undoes: before the punch everything is measured anew, in its
     /// middle the agreed instant means nothing any more.
     fn look_at_the_clock(&mut self) -> Result<(), MeetError> {
-        let Some(step) = self.wall.step(clock::now(), Instant::now()) else { return Ok(()) };
+        let Some(step) = self.wall.step(Reading::now()) else { return Ok(()) };
         if self.attempts.is_some() {
             return Err(MeetError::ClockSet(step.size()));
         }

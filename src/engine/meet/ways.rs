@@ -99,6 +99,7 @@ pub(super) fn attempts(
             .local_port(base.port())
             .timeout(meet.timeout)
             .common_clock()
+            .decides(secrets.role() == Role::Controlling)
             .spread(meet.spread)
             .key(secrets.punch_key())
             .strategies(agreement.strategies)
