@@ -8,13 +8,13 @@ mod abi;
 mod blind;
 mod counts;
 mod error;
-mod filter;
 mod hook;
 mod keeper;
 mod link;
 mod loader;
 mod running;
 mod support;
+mod tc;
 
 pub use counts::Counts;
 pub use error::EbpfError;

@@ -1,7 +1,11 @@
 //! Two people, one code, and a server that neither of them trusts.
 
-use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 
+use nix::sys::signal::Signal;
+use tcp_punch::wire::Segment;
+
+use crate::capture::Capture;
 use crate::datapath;
 use crate::network::Host;
 use crate::pair::{End, Pair, eventually};
@@ -99,6 +103,30 @@ fn one_makes_a_code_the_other_types_it_and_they_talk() {
     drop(server);
     for host in [&pair.a.host, &pair.b.host] {
         host.assert_quiet();
+    }
+}
+
+/// Both start at one sequence number, so that nothing else surely tells their SYNs apart.
+#[test]
+#[ignore = "needs namespaces: netns-scripts/testbed.sh lab"]
+fn the_windows_lowest_bit_says_which_end_has_sent_a_syn() {
+    let pair = network(&[]);
+    let _server = Server::start(&pair.network.server());
+    // By chance it would be so in one of 32 runs.
+    for _ in 0..5 {
+        let ends = [(&pair.a, pair.b.ip), (&pair.b, pair.a.ip)];
+        let wires = ends.map(|(end, peer)| (Capture::start(&end.host, "eth0"), peer));
+        let a = meet(&pair.a, &[]);
+        let b = meet(&pair.b, &[&code(&a)]);
+        talk(a, b);
+        let [ours, theirs] = wires.map(|(wire, peer)| {
+            let packets = wire.packets(|_| true);
+            let segments = packets.iter().filter_map(|it| Segment::parse(&it.bytes).ok());
+            let syns = segments.filter(|it| it.syn && it.tuple.remote.ip() == peer);
+            syns.map(|syn| syn.window & 1).collect::<BTreeSet<_>>()
+        });
+        assert_eq!((ours.len(), theirs.len()), (1, 1), "{ours:?} {theirs:?}");
+        assert!(ours.is_disjoint(&theirs), "{ours:?} {theirs:?}");
     }
 }
 

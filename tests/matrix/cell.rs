@@ -12,17 +12,22 @@ use crate::oracle::Expectation;
 use crate::sample::Sample;
 use crate::trial::{Trial, Trials};
 
-pub(crate) const PUNCH: &str = "punch";
-pub(crate) const MEET: &str = "meet";
+/// What the ends are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Told {
+    /// An instant, and models where ports are not preserved.
+    Punch,
+    /// Nothing but a code.
+    Meet,
+}
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Matrix {
     pub(crate) machine: Machine,
     pub(crate) one_way_delay: &'static str,
-    /// `punch`: at an instant that both were told, and models where ports are not preserved;
-    /// `meet`: by programs that were told nothing but a code.
-    pub(crate) method: &'static str,
+    pub(crate) method: Told,
     pub(crate) kinds: Vec<Router>,
     pub(crate) pairs: Vec<Cell>,
 }
@@ -115,7 +120,7 @@ impl Matrix {
 
     /// Whether nobody was told an address.
     pub(crate) fn is_of_meetings(&self) -> bool {
-        self.method == MEET
+        self.method == Told::Meet
     }
 
     /// All pairs that can be punched, in one line.

@@ -50,7 +50,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use cell::{Cell, MEET, Matrix, PUNCH, Score};
+use cell::{Cell, Matrix, Score, Told};
 use kind::{KINDS, Kind};
 use machine::Machine;
 use meetings::Turns;
@@ -167,7 +167,7 @@ fn measured(arguments: &Arguments) -> (Matrix, bool) {
     let matrix = Matrix {
         machine,
         one_way_delay: DELAY,
-        method: if arguments.meet { MEET } else { PUNCH },
+        method: if arguments.meet { Told::Meet } else { Told::Punch },
         kinds: kinds.map(Into::into).collect(),
         pairs: cells.into_iter().flatten().collect(),
     };

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::super::call::{CallFailed, Named};
-use super::filter::{self, EGRESS, INGRESS};
+use super::tc::{self, EGRESS, INGRESS};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -51,7 +51,7 @@ impl Keeper {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (line, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)
             .named("socketpair(keeper)")?;
-        let netlink = filter::open()?;
+        let netlink = tc::open()?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let told = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_SHARED) }
@@ -152,12 +152,12 @@ unsafe fn live(line: i32, netlink: i32, interface: u32, handle: u32, told: &Atom
         let priority = (told >> PRIORITY_SHIFT) as u16;
         for (left, parent) in [(Left::Ingress, INGRESS), (Left::Egress, EGRESS)] {
             if told & left as u32 != 0 {
-                filter::delete(netlink, interface, parent, priority, handle);
+                tc::delete_filter(netlink, interface, parent, priority, handle);
             }
         }
-        let unused = || ![INGRESS, EGRESS].iter().any(|it| filter::hangs(netlink, interface, *it));
+        let unused = || ![INGRESS, EGRESS].iter().any(|it| tc::has_filter(netlink, interface, *it));
         if told & Left::Qdisc as u32 != 0 && unused() {
-            filter::delete_clsact(netlink, interface);
+            tc::delete_clsact(netlink, interface);
         }
         libc::_exit(0);
     }

@@ -29,7 +29,7 @@ pub(super) fn open() -> Result<OwnedFd, CallFailed> {
 }
 
 /// Deletes one BPF filter, if it is still there.
-pub(super) fn delete(
+pub(super) fn delete_filter(
     socket: BorrowedFd<'_>,
     interface: u32,
     parent: u32,
@@ -48,7 +48,7 @@ pub(super) fn delete_clsact(socket: BorrowedFd<'_>, interface: u32) {
 }
 
 /// Whether a filter hangs there, whosever. Yes where the kernel does not answer.
-pub(super) fn hangs(socket: BorrowedFd<'_>, interface: u32, parent: u32) -> bool {
+pub(super) fn has_filter(socket: BorrowedFd<'_>, interface: u32, parent: u32) -> bool {
     let mut found = false;
     let each = |kind, _: &[u8]| found |= kind == RTM_NEWTFILTER;
     let (filters, _) = tcmsg([interface, 0, parent, 0], c"");
